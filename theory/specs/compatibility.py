@@ -1,0 +1,39 @@
+"""Do a network and its inputs fit together?  Asked once, before theory or simulation starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from theory.errors import out_of_domain
+from theory.specs.inputs import CovarianceInputs, DataInputs, ExchangeableInputs
+from theory.specs.networks import FeedForward
+
+__all__ = ["check"]
+
+
+def check(network: Any, inputs: Any) -> None:
+    """Raise SpecificationError if the normalizer is not defined for these inputs.
+
+    A pool about its mean needs two activations: BN two samples, IN two positions, GN two channels
+    or positions.  FRN over a single position would only keep the sign.
+    """
+    if not isinstance(network, FeedForward):
+        raise out_of_domain("network", network, "a network", "build it with FeedForward(...)")
+    if not isinstance(inputs, ExchangeableInputs | DataInputs | CovarianceInputs):
+        raise out_of_domain(
+            "inputs", type(inputs).__name__, "inputs", "use exchangeable(...) or from_data(X)"
+        )
+    norm = network.layer.norm
+    if norm is None:
+        return
+    size = norm.pool.size(batch=inputs.batch, positions=inputs.positions)
+    what = f"batch {inputs.batch}, {inputs.positions} position(s)"
+    if norm.pool.samples and inputs.batch < 2:
+        raise out_of_domain("batch", inputs.batch, f"at least 2 for {norm.name}", "add samples")
+    if size < 2:
+        raise out_of_domain(
+            "norm",
+            f"{norm.name} with {what}",
+            "a pool of at least two activations",
+            "pool more channels (group_norm) or give inputs with positions",
+        )

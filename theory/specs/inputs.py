@@ -1,0 +1,315 @@
+"""Input batches x^0 as values: exchangeable, measured from data, or given by a covariance.
+
+Every kind says the same three things: the second moment of each sample per feature, the gaps
+1 - cosine between samples (kept in full relative precision), and the mean over features of each
+sample, which centered weights need.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theory.errors import out_of_domain
+from theory.specs._check import integer, real
+
+__all__ = [
+    "CovarianceInputs",
+    "DataInputs",
+    "ExchangeableInputs",
+    "Inputs",
+    "exchangeable",
+    "from_covariance",
+    "from_data",
+]
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExchangeableInputs:
+    """A batch in which every sample and every pair of samples look alike; see ``exchangeable``."""
+
+    batch: float
+    gap: float
+    second_moment: float = 1.0
+    feature_mean: float = 0.0
+
+    @property
+    def correlation(self) -> float:
+        """Cosine of two samples, 1 - gap."""
+        return 1.0 - self.gap
+
+    @property
+    def positions(self) -> int:
+        """Positions per sample."""
+        return 1
+
+
+def exchangeable(
+    *,
+    batch: float,
+    correlation: float | None = None,
+    gap: float | None = None,
+    second_moment: float = 1.0,
+    feature_mean: float = 0.0,
+) -> ExchangeableInputs:
+    """Exchangeable batch x^0: <x_a, x_a>/n = second_moment, <x_a, x_b>/n = correlation * second_moment.
+
+    Parameters
+    ----------
+    batch
+        Number of samples B >= 1; ``math.inf`` for the limit of large batches.
+    correlation
+        Cosine of two samples, in [-1/(B-1), 1].
+    gap
+        1 - correlation, instead of ``correlation``, when samples are so alike that 1 - c would
+        lose digits: ``gap=1e-14``.
+    second_moment
+        Per feature, > 0.
+    feature_mean
+        Mean over the features of each sample (the same for all); only centered weights see it.
+
+    Raises
+    ------
+    SpecificationError
+        A value outside its domain, or a mean that the covariance does not allow.
+    """
+    if batch != math.inf:
+        batch = integer("batch", batch, low=1, remedy="count the samples, or use math.inf")
+    largest_gap = 1.0 if batch == math.inf else 1.0 + 1.0 / max(batch - 1, 1)
+    if (correlation is None) == (gap is None):
+        if batch == 1 and correlation is None:
+            gap = 0.0
+        else:
+            raise out_of_domain(
+                "correlation, gap", (correlation, gap), "one of the two", "give exactly one"
+            )
+    if gap is None:
+        low = 1.0 - largest_gap
+        remedy = f"{batch} samples cannot be more dissimilar than -1/(B-1) = {low:.6g}"
+        # One rounding below the bound is the bound itself as a user computes it.
+        value = real("correlation", correlation, low=low - 1e-15, high=1.0, remedy=remedy)
+        gap = min(1.0 - value, largest_gap)
+    else:
+        gap = real("gap", gap, low=0.0, high=largest_gap, remedy="gap is 1 - correlation")
+    if batch == 1:
+        gap = 0.0
+    second_moment = real(
+        "second_moment", second_moment, low=0.0, open_low=True, remedy="a zero sample has no angle"
+    )
+    feature_mean = real("feature_mean", feature_mean, remedy="use a finite number")
+    # K - m m' must be positive semidefinite; its eigenvalue along (1, ..., 1) is the one at stake.
+    along_mean = second_moment * ((1.0 - gap) + gap / batch)
+    if feature_mean**2 > along_mean * (1.0 + 1e-12):
+        raise out_of_domain(
+            "feature_mean",
+            feature_mean,
+            f"at most {math.sqrt(max(along_mean, 0.0)):.6g} in size for this covariance",
+            "lower it, or raise the correlation",
+        )
+    return ExchangeableInputs(
+        batch=batch, gap=gap, second_moment=second_moment, feature_mean=feature_mean
+    )
+
+
+class _ArrayInputs:
+    """What inputs held as arrays share: equality and hash by content."""
+
+    def _content(self) -> tuple[bytes, ...]:
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._content() == other._content()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self).__name__, self._content()))
+
+
+@dataclass(frozen=True, eq=False)
+class DataInputs(_ArrayInputs):
+    """A real batch; see ``from_data``."""
+
+    features: FloatArray
+
+    def _content(self) -> tuple[bytes, ...]:
+        return (repr(self.features.shape).encode(), self.features.tobytes())
+
+    @property
+    def batch(self) -> int:
+        """Number of samples."""
+        return int(self.features.shape[0])
+
+    @property
+    def positions(self) -> int:
+        """Positions per sample."""
+        return 1
+
+    @cached_property
+    def second_moment(self) -> FloatArray:
+        """Mean square of each sample's features, shape (B,)."""
+        return _frozen(np.mean(self.features**2, axis=1))
+
+    @cached_property
+    def feature_mean(self) -> FloatArray:
+        """Mean over each sample's features, shape (B,)."""
+        return _frozen(np.mean(self.features, axis=1))
+
+    @cached_property
+    def gap(self) -> FloatArray:
+        """1 - cosine of every pair, from differences of the normalized samples; shape (B, B)."""
+        unit = self.features / np.linalg.norm(self.features, axis=1, keepdims=True)
+        difference = unit[:, None, :] - unit[None, :, :]
+        return _frozen(0.5 * np.einsum("abi,abi->ab", difference, difference))
+
+    @cached_property
+    def covariance(self) -> FloatArray:
+        """X X' / d, shape (B, B)."""
+        return _frozen(self.features @ self.features.T / self.features.shape[1])
+
+
+def from_data(features: Any) -> DataInputs:
+    """A real batch x^0: full covariance X X'/d and the feature mean of each sample.
+
+    Parameters
+    ----------
+    features
+        Array of shape (B, d) or (B, ...); further axes are flattened to d features.
+
+    Raises
+    ------
+    SpecificationError
+        Not numeric, fewer than two dimensions, empty, NaN or infinite, or a sample that is zero.
+    """
+    array = _numeric("features", features)
+    if array.ndim < 2 or array.size == 0:
+        raise out_of_domain(
+            "features", array.shape, "an array of shape (B, d) with B, d >= 1", "use X[None, :]"
+        )
+    array = array.reshape(array.shape[0], -1)
+    zero = np.flatnonzero(~array.any(axis=1))
+    if zero.size:
+        raise out_of_domain(
+            "features", f"sample {zero[0]} is zero", "non-zero samples", "drop it: it has no angle"
+        )
+    size = np.abs(array).max(axis=1)
+    if size.max() > 1e140 or size.min() < 1e-140:
+        raise out_of_domain(
+            "features",
+            f"magnitude {size.min():.3g} to {size.max():.3g}",
+            "within 1e-140 to 1e140",
+            "rescale the data",
+        )
+    return DataInputs(_frozen(array))
+
+
+@dataclass(frozen=True, eq=False)
+class CovarianceInputs(_ArrayInputs):
+    """A batch known by its second moments; see ``from_covariance``."""
+
+    covariance: FloatArray
+    feature_mean: FloatArray
+
+    def _content(self) -> tuple[bytes, ...]:
+        return (self.covariance.tobytes(), self.feature_mean.tobytes())
+
+    @property
+    def batch(self) -> int:
+        """Number of samples."""
+        return int(self.covariance.shape[0])
+
+    @property
+    def positions(self) -> int:
+        """Positions per sample."""
+        return 1
+
+    @cached_property
+    def second_moment(self) -> FloatArray:
+        """Diagonal of the covariance, shape (B,)."""
+        return _frozen(np.diagonal(self.covariance).copy())
+
+    @cached_property
+    def gap(self) -> FloatArray:
+        """1 - cosine of every pair, shape (B, B); only as precise as the covariance allows."""
+        root = np.sqrt(self.second_moment)
+        scaled = self.covariance / np.outer(root, root)
+        gap = np.clip(1.0 - scaled, 0.0, 2.0)
+        np.fill_diagonal(gap, 0.0)
+        return _frozen(gap)
+
+
+def from_covariance(covariance: Any, *, feature_mean: Any = 0.0) -> CovarianceInputs:
+    """A batch x^0 given by K = <x_a, x_b>/n and the feature mean of each sample.
+
+    A simulation realises it exactly at every width larger than the batch.
+
+    Parameters
+    ----------
+    covariance
+        Symmetric positive semidefinite array of shape (B, B) with a positive diagonal.
+    feature_mean
+        Number or array of shape (B,); K - m m' must be positive semidefinite.
+
+    Raises
+    ------
+    SpecificationError
+        Not symmetric, not positive semidefinite, NaN, or a zero sample.
+    """
+    matrix = _numeric("covariance", covariance)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
+        raise out_of_domain("covariance", matrix.shape, "a square array", "pass K of shape (B, B)")
+    diagonal = np.diagonal(matrix)
+    if not (diagonal > 0).all():
+        raise out_of_domain(
+            "covariance", diagonal.min(), "positive on the diagonal", "drop zero samples"
+        )
+    root = np.sqrt(diagonal)
+    scaled = matrix / np.outer(root, root)
+    if np.abs(scaled - scaled.T).max() > 1e-10:
+        raise out_of_domain("covariance", "asymmetric", "symmetric", "pass (K + K.T) / 2")
+    try:
+        mean = np.broadcast_to(_numeric("feature_mean", feature_mean), diagonal.shape).copy()
+    except ValueError:
+        raise out_of_domain(
+            "feature_mean",
+            np.shape(feature_mean),
+            f"a number or shape ({len(root)},)",
+            "one mean per sample",
+        ) from None
+    lowest = np.linalg.eigvalsh((scaled + scaled.T) / 2 - np.outer(mean / root, mean / root))[0]
+    if lowest < -1e-10 * len(root):
+        raise out_of_domain(
+            "covariance",
+            f"lowest eigenvalue {lowest:.3g} of the normalized K - m m'",
+            "positive semidefinite",
+            "check the covariance and feature_mean",
+        )
+    return CovarianceInputs(_frozen((matrix + matrix.T) / 2), _frozen(mean))
+
+
+Inputs = ExchangeableInputs | DataInputs | CovarianceInputs
+
+
+def _numeric(argument: str, value: Any) -> FloatArray:
+    try:
+        raw = np.asarray(value)
+        if raw.dtype.kind not in "biuf":
+            raise TypeError
+        array = raw.astype(np.float64)
+    except (TypeError, ValueError):
+        raise out_of_domain(argument, type(value).__name__, "a real array", "convert it") from None
+    if not np.isfinite(array).all():
+        raise out_of_domain(
+            argument, "an array with NaN or inf", "finite", "drop or impute those samples"
+        )
+    return array
+
+
+def _frozen(array: FloatArray) -> FloatArray:
+    array.flags.writeable = False
+    return array

@@ -1,0 +1,62 @@
+"""Networks as values."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from theory.errors import out_of_domain
+from theory.specs._check import integer
+from theory.specs.activations import Activation, relu
+from theory.specs.normalizers import Normalizer
+from theory.specs.weights import Weights, gaussian
+
+__all__ = ["FeedForward", "Layer", "torch_defaults"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """x -> phi(N(W x)): weights, normalizer, activation, in the paper's order.
+
+    ``norm=None`` is a layer without normalizer.
+    """
+
+    weights: Weights = field(default_factory=gaussian)
+    norm: Normalizer | None = None
+    activation: Activation = relu
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.weights, Weights):
+            raise out_of_domain("weights", self.weights, "Weights", "use gaussian(), say")
+        if self.norm is not None and not isinstance(self.norm, Normalizer):
+            raise out_of_domain(
+                "norm", self.norm, "a Normalizer or None", "call the constructor: batch_norm()"
+            )
+        if not isinstance(self.activation, Activation):
+            raise out_of_domain(
+                "activation", self.activation, "an Activation", "use relu or leaky_relu(0.1), say"
+            )
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """``depth`` copies of one layer, with independent weights: h^l = W^l x^{l-1}, x^l = phi(N(h^l))."""
+
+    layer: Layer
+    _: dataclasses.KW_ONLY
+    depth: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.layer, Layer):
+            raise out_of_domain("layer", self.layer, "a Layer", "wrap it: Layer(norm=...)")
+        depth = integer("depth", self.depth, low=1, remedy="count the linear maps")
+        object.__setattr__(self, "depth", depth)
+
+
+def torch_defaults(network: FeedForward) -> FeedForward:
+    """The same network with PyTorch's eps = 1e-5 and ddof = 0 in every normalizer that divides."""
+    norm = network.layer.norm
+    if norm is None or norm.denominator == "none":
+        return network
+    norm = dataclasses.replace(norm, eps=1e-5, ddof=0)
+    return dataclasses.replace(network, layer=dataclasses.replace(network.layer, norm=norm))
