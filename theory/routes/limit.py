@@ -1,0 +1,187 @@
+"""Pools that span the layer, or no pool at all: the normalizer only rescales a Gaussian.
+
+Over infinitely many channels the denominator is a number, R_a^2 = E[h_a^2] + eps, and the mean is
+zero, so N(h) is Gaussian with the same correlations and phi's Gaussian duals are all there is:
+plain networks, LayerNorm, RMSNorm and every weight scheme (theory notes, section 4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from theory.program import NormAct
+from theory.routes import arccosine
+from theory.routes.base import ROUNDING, SamplewiseRoute, Want, label
+from theory.states.base import Block, Gradient
+from theory.states.exchangeable import Exchangeable
+from theory.states.full import Full
+
+__all__ = ["ClosedLimit", "QuadratureLimit"]
+
+
+def _refusal(op: NormAct) -> str | None:
+    norm = op.norm
+    if norm is None:
+        return None
+    if norm.pool.samples:
+        return f"{norm.name} pools samples"
+    if norm.gate is not None:
+        return f"{norm.name} has a gate"
+    if norm.denominator == "none":
+        return None
+    if norm.pool.channels != math.inf:
+        return f"{norm.name} pools finitely many channels"
+    return None
+
+
+def _scale(op: NormAct, q: Any) -> tuple[Any, float]:
+    """(1/R^2, share): N(h)^2 has mean share * q / R^2; share is 1 - 1/G for centered finite groups."""
+    norm = op.norm
+    if norm is None:
+        return 1.0, 1.0
+    if norm.denominator == "none":
+        channels = norm.pool.channels
+        return 1.0, 1.0 - 1.0 / channels if norm.centered and channels != math.inf else 1.0
+    return 1.0 / (q + norm.eps), 1.0
+
+
+def _slopes(op: NormAct) -> tuple[float, float]:
+    slopes = op.activation.ray_slopes
+    assert slopes is not None
+    return slopes
+
+
+class ClosedLimit(SamplewiseRoute):
+    """Positively homogeneous activations: arc-cosine kernels."""
+
+    name = "closed form"
+
+    def refusal(self, op: NormAct, block: Block, want: Want) -> str | None:
+        if op.activation.ray_slopes is None:
+            return f"{op.activation.name} is not positively homogeneous"
+        return _refusal(op)
+
+    def single(self, op: NormAct, q: Any) -> tuple[Any, Any, float]:
+        inverse, share = _scale(op, q)
+        slopes = _slopes(op)
+        scaled = q * (inverse * share)
+        second_moment = arccosine.ray_second_moment(scaled, slopes=slopes)
+        return second_moment, arccosine.ray_mean(scaled, slopes=slopes), ROUNDING
+
+    def pair_gap(self, op: NormAct, q1: Any, q2: Any, gap: Any) -> tuple[Any, float]:
+        return arccosine.ray_gap(gap, slopes=_slopes(op)), ROUNDING
+
+    def slope(self, op: NormAct, q1: Any, q2: Any, gap: Any) -> tuple[Any, float]:
+        inverse1, share = _scale(op, q1)
+        inverse2, _ = _scale(op, q2)
+        dual = arccosine.ray_slope(gap, slopes=_slopes(op))
+        return share * dual * np.sqrt(inverse1 * inverse2), ROUNDING
+
+    def fast_push(self, op: NormAct, *, exchangeable: bool) -> Callable[[Any], Any]:
+        a, b = _slopes(op)
+        norm = (a * a + b * b) / 2.0
+        curved, straight = (a + b) ** 2 / (2.0 * norm), -a * b / norm
+        mean_factor = (a + b) / math.sqrt(2.0 * math.pi)
+        free = op.norm is None or op.norm.denominator == "none"
+        eps = 0.0 if op.norm is None else op.norm.eps
+        _, share = _scale(op, 1.0)
+        kernel: Any = arccosine.one_minus_kappa1
+        root: Any = np.sqrt
+        if exchangeable:
+            kernel, root = arccosine.one_minus_kappa1_scalar, math.sqrt
+
+        def push(state: Any) -> Any:
+            if eps and state.exponent:
+                state = state.unscaled()
+            q, gap, exponent = state.second_moment, state.gap, state.exponent
+            q_error, gap_error = state.second_moment_error, state.gap_error
+            if free:
+                q = q * share
+            elif eps:
+                q = q / (q + eps)
+            else:
+                q, exponent, q_error = q / q, 0, 0.0
+            new_gap = curved * kernel(gap) if curved else 0.0 * gap
+            if straight:
+                new_gap = new_gap + straight * gap
+            q_error, gap_error = q_error + ROUNDING, gap_error + ROUNDING
+            mean = mean_factor * root(q)
+            if exchangeable:
+                return Exchangeable(
+                    state.batch, norm * q, new_gap, mean, exponent, q_error, gap_error
+                )
+            return Full(norm * q, new_gap, mean, exponent, q_error, gap_error)
+
+        return push
+
+    def fast_pull(
+        self, op: NormAct, *, exchangeable: bool
+    ) -> Callable[[Any, Gradient], Gradient] | None:
+        if not exchangeable:
+            return None
+        slopes = _slopes(op)
+        free = op.norm is None or op.norm.denominator == "none"
+        eps = 0.0 if op.norm is None else op.norm.eps
+        _, share = _scale(op, 1.0)
+        at_same = share * arccosine.ray_slope_scalar(0.0, slopes=slopes)
+
+        def pull(state: Any, gradient: Gradient) -> Gradient:
+            if eps and state.exponent:
+                state = state.unscaled()
+            same, pair = gradient.value
+            inverse = 1.0 if free else 1.0 / (state.second_moment + eps)
+            exponent = gradient.exponent
+            if not free and not eps:
+                exponent -= state.exponent
+            same *= at_same * inverse
+            if pair:
+                slope = arccosine.ray_slope_scalar(state.gap, slopes=slopes)
+                pair *= share * slope * inverse
+            error = gradient.error + ROUNDING + (0.0 if free else state.second_moment_error)
+            return Gradient((same, pair), exponent, error)
+
+        return pull
+
+
+class QuadratureLimit(SamplewiseRoute):
+    """Any other activation: quadrature over a bivariate Gaussian (closed for erf and sin)."""
+
+    name = "quadrature"
+
+    def refusal(self, op: NormAct, block: Block, want: Want) -> str | None:
+        if op.activation.ray_slopes is not None:
+            return f"{label(op)} with {op.activation.name} has a closed form"
+        return _refusal(op)
+
+    def single(self, op: NormAct, q: Any) -> tuple[Any, Any, float]:
+        from theory.routes import gaussian
+
+        inverse, share = _scale(op, q)
+        second_moment, mean, error = gaussian.second_moment_and_mean(
+            op.activation.base, q * inverse * share
+        )
+        return second_moment, mean, float(np.max(error))
+
+    def pair_gap(self, op: NormAct, q1: Any, q2: Any, gap: Any) -> tuple[Any, float]:
+        from theory.routes import gaussian
+
+        inverse1, share = _scale(op, q1)
+        inverse2, _ = _scale(op, q2)
+        value, error = gaussian.pair_gap(
+            op.activation.base, q1 * inverse1 * share, q2 * inverse2 * share, gap
+        )
+        return value, float(np.max(error))
+
+    def slope(self, op: NormAct, q1: Any, q2: Any, gap: Any) -> tuple[Any, float]:
+        from theory.routes import gaussian
+
+        inverse1, share = _scale(op, q1)
+        inverse2, _ = _scale(op, q2)
+        value, error = gaussian.slope(
+            op.activation.base, q1 * inverse1 * share, q2 * inverse2 * share, gap
+        )
+        return share * value * np.sqrt(inverse1 * inverse2), float(np.max(error))

@@ -1,0 +1,125 @@
+"""Exchangeable over samples: one second moment, one gap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theory.errors import HypothesisError, NumericalError
+from theory.states.base import Block, Gradient, Moments, Observables
+
+__all__ = ["Exchangeable", "centered_moments"]
+
+FloatArray = NDArray[np.float64]
+
+# Powers of four, so that roots and rescaling are exact; far from the ends so that squares fit too.
+_STEP = 200
+_LARGE = 4.0**_STEP
+_SMALL = 4.0**-_STEP
+
+
+class Exchangeable(NamedTuple):
+    """Every sample has E[x^2] = second_moment * 4**exponent; every pair has cosine 1 - gap."""
+
+    batch: float
+    second_moment: float
+    gap: float
+    mean: float = 0.0
+    exponent: int = 0
+    second_moment_error: float = 0.0
+    gap_error: float = 0.0
+
+    def block(self) -> Block:
+        """Scalars q and gap."""
+        return Block(self.second_moment, self.gap, self.batch, True)
+
+    def linear(self, weight_variance: float, *, centered: bool) -> Exchangeable:
+        """q' = sigma_w^2 q, gap' = gap; centered: q - m^2 for q and q gap/(q - m^2) for gap."""
+        b, q, gap, mean, exponent, q_error, gap_error = self
+        if centered and mean:
+            q, gap, inflation = centered_moments(q, gap, mean)
+            q_error *= inflation
+            gap_error += q_error
+        q *= weight_variance
+        if not _SMALL < q < _LARGE:
+            steps = _STEP if q >= _LARGE else -_STEP
+            q, exponent = q * 4.0**-steps, exponent + steps
+        return Exchangeable(b, q, gap, 0.0, exponent, q_error, gap_error)
+
+    def rebuilt(self, moments: Moments, *, exponent: int) -> Exchangeable:
+        """Same batch, new moments; errors accumulate (see ``State``)."""
+        q_error, gap_error = moments.error
+        return Exchangeable(
+            self.batch,
+            float(moments.second_moment),
+            float(moments.gap),
+            float(moments.mean),
+            exponent,
+            q_error,
+            self.gap_error + gap_error,
+        )
+
+    def unscaled(self) -> Exchangeable:
+        """Fold 4**exponent into q and m."""
+        if self.exponent == 0:
+            return self
+        try:
+            scale = 4.0**self.exponent
+            q, mean = self.second_moment * scale, self.mean * math.sqrt(scale)
+        except OverflowError:
+            q = mean = math.inf
+        if not 0.0 < q < math.inf:
+            raise NumericalError(
+                f"second moment 4**{self.exponent} is outside the range of floating-point numbers and "
+                "this layer's normalizer or activation is not scale free; use fewer layers or "
+                "weight_variance nearer to the critical one"
+            )
+        return self._replace(second_moment=q, mean=mean, exponent=0)
+
+    @staticmethod
+    def observe(states: Sequence[Exchangeable]) -> Observables:
+        """Over samples, variance = q gap (B-1)/B with ddof = 0."""
+        table = np.array(states, dtype=np.float64)
+        b = states[0].batch
+        _, q, gap, _, exponent, q_error, gap_error = table.T
+        with np.errstate(divide="ignore"):
+            log_q = np.log(q) + exponent * math.log(4.0)
+            log_variance = log_q + np.log(gap if b == math.inf else gap * (1.0 - 1.0 / b))
+        return Observables(log_q, log_variance, 1.0 - gap, gap, q_error, gap_error)
+
+    @staticmethod
+    def stable_rank(states: Sequence[Exchangeable]) -> FloatArray:
+        """B / max(1 + (B-1)s, 1 - s) (theory notes, section 1); 1/s as B -> inf."""
+        b, gap = states[0].batch, np.array([state.gap for state in states])
+        if b == math.inf:
+            # s <= 0 leaves every direction alive.
+            return np.where(gap < 1.0, 1.0 / np.where(gap < 1.0, 1.0 - gap, 1.0), math.inf)
+        return np.asarray(b / np.maximum(b - (b - 1.0) * gap, gap))
+
+    @staticmethod
+    def log_squared_norm(gradients: Sequence[Gradient]) -> FloatArray:
+        """log Pi_aa."""
+        same = np.array([g.value[0] for g in gradients])
+        exponent = np.array([g.exponent for g in gradients])
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(same) + exponent * math.log(4.0))
+
+    def cotangent(self) -> Gradient:
+        """Pi_aa = 1, Pi_ab = 0."""
+        return Gradient((1.0, 0.0), 0, 0.0)
+
+
+def centered_moments(q: float, gap: float, mean: float) -> tuple[float, float, float]:
+    """(q - m^2, q gap/(q - m^2), q/(q - m^2)): second moment, gap and error inflation about the mean."""
+    centered = q - mean * mean
+    if centered <= 1e-15 * q:
+        raise HypothesisError(
+            f"the features have mean square {q:.6g} and mean {mean:.6g}, so nothing is left once the "
+            "weights' rows are centered; use inputs or an activation with feature variance"
+        )
+    inflation = q / centered
+    return centered, gap * inflation, inflation

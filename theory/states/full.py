@@ -1,0 +1,161 @@
+"""Full covariance over samples: a second moment per sample and a gap per pair."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theory.errors import HypothesisError, NumericalError
+from theory.states.base import Block, Gradient, Moments, Observables
+
+__all__ = ["Full", "squared_distances"]
+
+FloatArray = NDArray[np.float64]
+
+_STEP = 200
+_LARGE = 4.0**_STEP
+_SMALL = 4.0**-_STEP
+
+
+def squared_distances(second_moment: FloatArray, gap: FloatArray) -> FloatArray:
+    """E[(x_a - x_b)^2] = (sqrt q_a - sqrt q_b)^2 + 2 sqrt(q_a q_b) gap_ab, without cancellation."""
+    root = np.sqrt(second_moment)
+    difference = root[:, None] - root[None, :]
+    return np.asarray(difference**2 + 2.0 * np.outer(root, root) * gap)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Full:
+    """K_ab = sqrt(q_a q_b) (1 - gap_ab) * 4**exponent, mean m_a * 2**exponent."""
+
+    second_moment: FloatArray
+    gap: FloatArray
+    mean: FloatArray
+    exponent: int = 0
+    second_moment_error: float = 0.0
+    gap_error: float = 0.0
+
+    @property
+    def batch(self) -> int:
+        """Number of samples."""
+        return len(self.second_moment)
+
+    def covariance(self) -> FloatArray:
+        """K, shape (B, B), in units of 4**exponent."""
+        root = np.sqrt(self.second_moment)
+        return np.outer(root, root) * (1.0 - self.gap)
+
+    def block(self) -> Block:
+        """Arrays q (B,) and gap (B, B)."""
+        return Block(self.second_moment, self.gap, self.batch, False)
+
+    def linear(self, weight_variance: float, *, centered: bool) -> Full:
+        """sigma_w^2 K or sigma_w^2 (K - m m')."""
+        q, gap, exponent = self.second_moment, self.gap, self.exponent
+        q_error, gap_error = self.second_moment_error, self.gap_error
+        if centered and self.mean.any():
+            q, gap, inflation = _centered(q, gap, self.mean)
+            q_error *= inflation
+            gap_error += q_error
+        q = q * weight_variance
+        largest = max(q.tolist())
+        if not _SMALL < largest < _LARGE:
+            steps = _STEP if largest >= _LARGE else -_STEP
+            q, exponent = q * 4.0**-steps, exponent + steps
+        return Full(q, gap, np.zeros_like(q), exponent, q_error, gap_error)
+
+    def rebuilt(self, moments: Moments, *, exponent: int) -> Full:
+        """Same samples, new moments; errors accumulate (see ``State``)."""
+        q_error, gap_error = moments.error
+        return Full(
+            _per_sample(moments.second_moment, self.batch),
+            moments.gap,
+            _per_sample(moments.mean, self.batch),
+            exponent,
+            q_error,
+            self.gap_error + gap_error,
+        )
+
+    def unscaled(self) -> Full:
+        """Fold 4**exponent into q and m."""
+        if self.exponent == 0:
+            return self
+        with np.errstate(over="ignore"):
+            q = np.ldexp(self.second_moment, 2 * self.exponent)
+            mean = np.ldexp(self.mean, self.exponent)
+        if not (np.isfinite(q).all() and (q > 0).all()):
+            raise NumericalError(
+                f"second moment 4**{self.exponent} is outside the range of floating-point numbers and "
+                "this layer's normalizer or activation is not scale free; use fewer layers or "
+                "weight_variance nearer to the critical one"
+            )
+        return replace(self, second_moment=q, mean=mean, exponent=0)
+
+    @staticmethod
+    def observe(states: Sequence[Full]) -> Observables:
+        """Means over samples and over pairs of samples."""
+        b = states[0].batch
+        q = np.array([state.second_moment for state in states])
+        gap = np.array([state.gap for state in states])
+        shift = np.array([state.exponent for state in states]) * math.log(4.0)
+        # Variance over samples = mean squared distance / 2, which needs no subtraction.
+        root = np.sqrt(q)
+        spread = ((root - root.mean(axis=1, keepdims=True)) ** 2).mean(axis=1)
+        variance = spread + np.einsum("la,lab,lb->l", root, gap, root, optimize=True) / b**2
+        mean_gap = gap.sum(axis=(1, 2)) / (b * (b - 1)) if b > 1 else np.zeros(len(states))
+        with np.errstate(divide="ignore"):
+            log_variance = np.log(variance) + shift
+        return Observables(
+            np.log(q.mean(axis=1)) + shift,
+            log_variance,
+            1.0 - mean_gap,
+            mean_gap,
+            np.array([state.second_moment_error for state in states]),
+            np.array([state.gap_error for state in states]),
+        )
+
+    @staticmethod
+    def stable_rank(states: Sequence[Full]) -> FloatArray:
+        """B / largest eigenvalue of the cosine matrix."""
+        gap = np.array([state.gap for state in states])
+        return np.asarray(states[0].batch / np.linalg.eigvalsh(1.0 - gap)[:, -1])
+
+    @staticmethod
+    def log_squared_norm(gradients: Sequence[Gradient]) -> FloatArray:
+        """log tr Pi / B."""
+        trace = np.array([np.trace(g.value) / len(g.value) for g in gradients])
+        exponent = np.array([g.exponent for g in gradients])
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(trace) + exponent * math.log(4.0))
+
+    def cotangent(self) -> Gradient:
+        """Pi = I."""
+        return Gradient(np.eye(self.batch), 0, 0.0)
+
+
+def _centered(
+    q: FloatArray, gap: FloatArray, mean: FloatArray
+) -> tuple[FloatArray, FloatArray, float]:
+    """Second moments and gaps of x - m, through squared distances, and the error inflation."""
+    centered = q - mean**2
+    if (centered <= 1e-15 * q).any():
+        worst = int(np.argmin(centered / q))
+        raise HypothesisError(
+            f"sample {worst} has the same value in every feature, so nothing is left once the "
+            "weights' rows are centered; drop it, or use inputs with feature variance"
+        )
+    root = np.sqrt(centered)
+    distance = squared_distances(q, gap) - (mean[:, None] - mean[None, :]) ** 2
+    outer = np.outer(root, root)
+    new_gap = (distance - (root[:, None] - root[None, :]) ** 2) / (2.0 * outer)
+    np.fill_diagonal(new_gap, 0.0)
+    return centered, np.clip(new_gap, 0.0, 2.0), float((q / centered).max())
+
+
+def _per_sample(value: Any, batch: int) -> FloatArray:
+    return value if np.shape(value) == (batch,) else np.full(batch, value)
