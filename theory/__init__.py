@@ -1,0 +1,154 @@
+r"""Infinite-width theory of normalization layers at initialization.
+
+A layer maps x^{l-1} to h^l = W^l x^{l-1} and then to x^l = phi(N(h^l)): weights, normalizer,
+activation.  ``predict`` propagates second moments and gradients through a network; ``fixed_point``
+says where a deep one settles.
+
+Notation, one name per quantity
+-------------------------------
+=============================  ==================  =====================================================
+name                           symbol              meaning
+=============================  ==================  =====================================================
+second_moment                  q                   E[x^2] (``preactivation_second_moment``: E[h^2])
+variance                                           variance over samples (ddof = 0) of a channel
+correlation                    c                   of two samples' pre-activations
+similarity                     s                   cosine of two samples' post-activations
+gap                            1 - c, 1 - s        kept in full relative precision
+stable_rank                    tr M / ||M||_2      M: cosine matrix of the samples
+slope                          chi = dc'/dc        of the correlation map
+depth_scale                    xi = -1/log|chi|    layers per factor e
+gradient_norm                  ||g^l||/||g^L||     sqrt(E||g^l||^2 / E||g^L||^2), g^l at h^l
+gradient_growth                lambda              factor per layer on the squared gradient norm
+weight_variance                sigma_w^2           Var(W_ij) * fan_in
+gain                                               multiplies a standard deviation (SWS only)
+batch, group_size              B, G                samples per batch, channels per group
+eps, ddof                                          R^2 = h'M h/(N_pool - ddof) + eps
+=============================  ==================  =====================================================
+
+Per-layer arrays have length ``depth``; index 0 is layer 1.  Inputs describe x^0, so
+q^1 = sigma_w^2 * second_moment.  The cotangent at x^L is independent standard Gaussian.
+"""
+
+from theory.errors import (
+    HypothesisError,
+    NormcompassError,
+    NumericalError,
+    RegimeWarning,
+    SpecificationError,
+    StoreError,
+)
+from theory.fixed_points import FixedPoint, fixed_point, fixed_points
+from theory.recursion import predict, predict_many
+from theory.regimes import Regime, regime
+from theory.results import OBSERVABLES, Prediction, PredictionSet
+from theory.specs.activations import (
+    Activation,
+    abs,
+    elu,
+    erf,
+    gelu,
+    identity,
+    leaky_relu,
+    relu,
+    scaled_relu,
+    selu,
+    silu,
+    sin,
+    softplus,
+    tanh,
+)
+from theory.specs.inputs import (
+    CovarianceInputs,
+    DataInputs,
+    ExchangeableInputs,
+    exchangeable,
+    from_covariance,
+    from_data,
+)
+from theory.specs.networks import FeedForward, Layer, torch_defaults
+from theory.specs.normalizers import (
+    Normalizer,
+    Pool,
+    batch_norm,
+    evonorm_b0,
+    evonorm_s0,
+    filter_response_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    mean_centering,
+    rms_norm,
+    variance_norm,
+)
+from theory.specs.serialize import from_json, key, to_json
+from theory.specs.weights import (
+    Weights,
+    centered_weights,
+    gaussian,
+    scaled_weight_standardization,
+    weight_norm,
+)
+from theory.zoo import zoo
+
+__all__ = [
+    "OBSERVABLES",
+    "Activation",
+    "CovarianceInputs",
+    "DataInputs",
+    "ExchangeableInputs",
+    "FeedForward",
+    "FixedPoint",
+    "HypothesisError",
+    "Layer",
+    "NormcompassError",
+    "Normalizer",
+    "NumericalError",
+    "Pool",
+    "Prediction",
+    "PredictionSet",
+    "Regime",
+    "RegimeWarning",
+    "SpecificationError",
+    "StoreError",
+    "Weights",
+    "abs",
+    "batch_norm",
+    "centered_weights",
+    "elu",
+    "erf",
+    "evonorm_b0",
+    "evonorm_s0",
+    "exchangeable",
+    "filter_response_norm",
+    "fixed_point",
+    "fixed_points",
+    "from_covariance",
+    "from_data",
+    "from_json",
+    "gaussian",
+    "gelu",
+    "group_norm",
+    "identity",
+    "instance_norm",
+    "key",
+    "layer_norm",
+    "leaky_relu",
+    "mean_centering",
+    "predict",
+    "predict_many",
+    "regime",
+    "relu",
+    "rms_norm",
+    "scaled_relu",
+    "scaled_weight_standardization",
+    "selu",
+    "silu",
+    "sin",
+    "softplus",
+    "tanh",
+    "to_json",
+    "torch_defaults",
+    "variance_norm",
+    "weight_norm",
+    "zoo",
+]

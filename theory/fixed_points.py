@@ -1,0 +1,366 @@
+"""Fixed points of the layer map: c*, slope, depth scale, gradient growth, each with evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from theory.errors import out_of_domain
+from theory.operators import bind_pull, bind_push
+from theory.program import Linear, NormAct
+from theory.regimes import Regime, regime
+from theory.specs._check import integer
+from theory.specs.compatibility import check
+from theory.specs.inputs import ExchangeableInputs, Inputs, exchangeable
+from theory.specs.networks import FeedForward
+from theory.states.base import Gradient
+from theory.states.exchangeable import Exchangeable
+
+__all__ = ["FixedPoint", "fixed_point", "fixed_points"]
+
+_SCAN = 64
+_SMALLEST_GAP = 1e-15
+# Slopes this near 1 are 1: the maps are known to a few roundings.
+_MARGINAL = 1e-9
+# Factors of e that q may still move before it counts as running away.
+_FAR = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedPoint:
+    """Where a deep network settles, with evidence.
+
+    correlation, gap
+        c* of pre-activations and 1 - c* in full relative precision.
+    similarity
+        s* of post-activations.
+    second_moment
+        q* of pre-activations; 0 or ``math.inf`` when it runs away (homogeneous networks only, whose
+        correlation map does not depend on q).
+    slope
+        dc'/dc at c*.
+    depth_scale
+        -1/log|slope|: layers per factor e; ``math.inf`` at slope 1, 0 at slope 0.
+    gradient_growth
+        lambda, factor per layer on the squared gradient norm, backwards.
+    bound
+        Bound on the numerical error of ``correlation``.
+    status
+        ``"attracting"`` (|slope| < 1), ``"marginal"`` (slope 1) or ``"repelling"``.
+    regime
+        Which moments of the squared gradient exist.
+    note
+        What the reader should know: the batch that was assumed, what runs away.
+    """
+
+    correlation: float
+    gap: float
+    similarity: float
+    second_moment: float
+    slope: float
+    depth_scale: float
+    gradient_growth: float
+    bound: float
+    status: str
+    regime: Regime
+    note: str
+
+
+def fixed_point(
+    network: FeedForward,
+    inputs: Inputs | None = None,
+    *,
+    batch: float | None = None,
+    positions: int = 1,
+) -> FixedPoint:
+    """c* = lim of the correlation map c' = C(c) reached from ``inputs``, with slope C'(c*) and lambda.
+
+    Parameters
+    ----------
+    network
+        Its layer is iterated; its depth does not matter.
+    inputs
+        Where to start; uncorrelated samples of unit second moment if not given.
+    batch
+        Batch size B; without it (and without inputs) normalizers that couple samples are taken at
+        B = infinity, and ``note`` says so.
+    positions
+        1: one position per sample.
+
+    Raises
+    ------
+    SpecificationError
+        A value outside its domain, or a normalizer that is not defined here.
+    HypothesisError
+        No route for this layer, or an infinite second moment.
+    NumericalError
+        A layer's second moment overflows.
+    """
+    layer_map, start = _prepare(network, inputs, batch, positions)
+    roots = layer_map.roots(start.gap)
+    if layer_map.step(start.gap)[0] <= start.gap:
+        reached = max((r for r in roots if r <= start.gap * (1.0 + 1e-12)), default=roots[0])
+    else:
+        reached = min((r for r in roots if r >= start.gap), default=roots[-1])
+    return layer_map.describe(reached)
+
+
+def fixed_points(
+    network: FeedForward,
+    inputs: Inputs | None = None,
+    *,
+    batch: float | None = None,
+    positions: int = 1,
+) -> tuple[FixedPoint, ...]:
+    """All roots of C(c) = c, attracting or not, from c = 1 downwards; parameters as ``fixed_point``."""
+    layer_map, start = _prepare(network, inputs, batch, positions)
+    return tuple(layer_map.describe(gap) for gap in layer_map.roots(start.gap))
+
+
+def _prepare(
+    network: FeedForward, inputs: Inputs | None, batch: float | None, positions: int
+) -> tuple[_LayerMap, Exchangeable]:
+    if integer("positions", positions, low=1, remedy="positions per sample") != 1:
+        raise out_of_domain(
+            "positions", positions, "1", "this version knows one position per sample"
+        )
+    note = ""
+    if inputs is None:
+        norm = getattr(getattr(network, "layer", None), "norm", None)
+        if batch is None:
+            batch = math.inf if norm is not None and norm.couples_samples else 2
+            note = "taken at batch = infinity" if batch == math.inf else ""
+        inputs = exchangeable(batch=batch, correlation=0.0)
+    elif batch is not None and batch != inputs.batch:
+        raise out_of_domain(
+            "batch", batch, f"that of the inputs, {inputs.batch}", "give one of them"
+        )
+    check(network, inputs)
+    if not isinstance(inputs, ExchangeableInputs):
+        # Deep in the network only the mean pair matters for where it settles.
+        b = inputs.batch
+        gap = float(np.sum(inputs.gap)) / max(b * (b - 1), 1)
+        inputs = exchangeable(
+            batch=b,
+            gap=min(gap, 1.0 + 1.0 / max(b - 1, 1)),
+            second_moment=float(np.mean(inputs.second_moment)),
+        )
+        note = "settled for an exchangeable batch with the data's mean correlation"
+    weights = network.layer.weights
+    state = Exchangeable(inputs.batch, inputs.second_moment, inputs.gap, inputs.feature_mean)
+    state = state.linear(weights.weight_variance, centered=weights.centered)
+    return _LayerMap(network, state, regime(network, inputs), note), state
+
+
+class _LayerMap:
+    """(q, gap) -> (q', gap') of pre-activations over one layer, at the network's own q*."""
+
+    def __init__(self, network: FeedForward, start: Exchangeable, kind: Regime, note: str) -> None:
+        layer = network.layer
+        self.norm_act = NormAct(layer.norm, layer.activation)
+        self.linear = Linear(layer.weights)
+        self.coupled = layer.norm is not None and layer.norm.couples_samples
+        self.batch = start.batch
+        self.kind = kind
+        self.note = note
+        self._push, self.route = bind_push(self.norm_act, start)
+        self._push_linear, _ = bind_push(self.linear, start)
+        self.runaway: float | None = None
+        self.q = self._settle(start)
+
+    def _apply(self, q: float, gap: float) -> tuple[Exchangeable, Exchangeable]:
+        post = self._push(Exchangeable(self.batch, q, gap))
+        return post, self._push_linear(post)
+
+    def step(self, gap: float) -> tuple[float, float]:
+        """(gap', stated relative error) at q*."""
+        _, pre = self._apply(self.q, gap)
+        return pre.gap, pre.gap_error
+
+    def _settle(self, start: Exchangeable) -> float:
+        """q*: by homogeneity, by iteration, or by a root."""
+        layer_gap = start.gap
+        activation, norm = self.norm_act.activation, self.norm_act.norm
+        bare = norm is None or norm.denominator == "none"
+        if bare and activation.ray_slopes is not None and activation.shift == 0.0:
+            if self.coupled:
+                # Centering changes q through the gap: follow both one step.
+                layer_gap = self._apply(start.second_moment, layer_gap)[1].gap
+            ratio = self._apply(1.0, layer_gap)[1].second_moment
+            if abs(ratio - 1.0) > 1e-12:
+                self.runaway = math.inf if ratio > 1.0 else 0.0
+                self._remark(f"the second moment changes by {ratio:.6g} per layer")
+            return start.second_moment
+        q, gap = start.second_moment, layer_gap
+        change = math.inf
+        for _ in range(200):
+            pre = self._apply(q, gap)[1]
+            # Pairs that collapse to one point would end at gap 0, where a pool may have no variance.
+            change, q, gap = abs(pre.second_moment / q - 1.0), pre.second_moment, pre.gap
+            if self.coupled and gap < 1e-8:
+                return q
+            if change < 1e-15:
+                return q
+            if not 1e-12 < q < 1e12:
+                break
+        return self._polish(q, gap if self.coupled else layer_gap)
+
+    def _polish(self, q: float, gap: float) -> float:
+        """A root of log q'(q)/q on the way that q goes: bracketed, tangent (a double root) or none."""
+        from scipy.optimize import brentq, minimize_scalar
+
+        def excess(log_q: float) -> float:
+            value = math.exp(log_q)
+            return math.log(self._apply(value, gap)[1].second_moment / value)
+
+        centre = math.log(q)
+        here = excess(centre)
+        if abs(here) < 1e-13:
+            return q
+        towards = math.copysign(1.0, here)
+        tangent = minimize_scalar(
+            lambda x: abs(excess(x)),
+            bounds=sorted((centre, centre + towards)),
+            method="bounded",
+            options={"xatol": 1e-9},
+        )
+        if tangent.fun < 1e-12:
+            self._remark("q approaches its fixed point only algebraically")
+            return math.exp(tangent.x)
+        for width in range(1, _FAR):
+            other = centre + towards * width
+            if excess(other) * here < 0.0:
+                root = brentq(excess, *sorted((centre, other)), xtol=1e-14, rtol=1e-15)
+                return math.exp(root)
+        self.runaway = math.inf if towards > 0.0 else 0.0
+        self._remark(
+            "the second moment grows without bound"
+            if towards > 0.0
+            else "the second moment vanishes with depth"
+        )
+        return math.exp(centre + towards * _FAR)
+
+    def _remark(self, text: str) -> None:
+        self.note = f"{self.note}; {text}" if self.note else text
+
+    def roots(self, start: float) -> list[float]:
+        """Gaps with gap' = gap, ascending; 0 is one of them unless samples are coupled by a centering."""
+        # scipy.optimize takes longer to import than all the rest of this package.
+        from scipy.optimize import brentq
+
+        top = 2.0 if self.batch == math.inf or not self.coupled else 1.0 + 1.0 / (self.batch - 1)
+        if self.route == "RQMC":
+            return [self._iterate(start)]
+        if self.coupled:
+            first, second = self.step(0.3 * top)[0], self.step(0.6 * top)[0]
+            if abs(first / second - 1.0) < 1e-13:
+                return [first]
+
+        def excess(log_gap: float) -> float:
+            gap = math.exp(log_gap)
+            return math.log(max(self.step(gap)[0], 1e-300) / gap)
+
+        grid = np.linspace(math.log(_SMALLEST_GAP), math.log(top), _SCAN)
+        values = [excess(x) for x in grid]
+        found = [0.0]
+        for k in range(_SCAN - 1):
+            # Rounding makes the sign of a marginal map's excess random near gap = 0.
+            if abs(values[k]) < 1e-12 or abs(values[k + 1]) < 1e-12:
+                continue
+            if values[k] * values[k + 1] < 0.0:
+                root = brentq(excess, grid[k], grid[k + 1], xtol=1e-15, rtol=1e-15)
+                found.append(math.exp(root))
+        return found
+
+    def _iterate(self, gap: float) -> float:
+        """Fixed-point iteration, for a route too costly to scan."""
+        for _ in range(200):
+            new, error = self.step(gap)
+            if abs(new / gap - 1.0) < max(error * 1e-2, 1e-12):
+                return new
+            gap = new
+        return gap
+
+    def describe(self, gap: float) -> FixedPoint:
+        """Everything known at a root."""
+        at = max(gap, 0.0)
+        evaluation = at if at > 0.0 or not self.coupled else _SMALLEST_GAP
+        post, pre = self._apply(self.q, evaluation)
+        slope = self._slope(at, pre)
+        growth = self._growth(evaluation, at)
+        error = pre.gap_error * at + 1e-16
+        distance = abs(1.0 - slope)
+        bound = error / distance if distance > _MARGINAL else (error if at == 0.0 else math.inf)
+        q = pre.second_moment if self.runaway is None else self.runaway
+        if at == 0.0 and evaluation > 0.0:
+            q = math.inf
+            self._remark("samples collapse, and the second moment grows as their variance vanishes")
+        if abs(slope - 1.0) <= _MARGINAL:
+            slope, status, scale = 1.0, "marginal", math.inf
+        else:
+            status = "attracting" if abs(slope) < 1.0 else "repelling"
+            scale = 0.0 if slope == 0.0 else -1.0 / math.log(abs(slope))
+        return FixedPoint(
+            correlation=1.0 - at,
+            gap=at,
+            similarity=1.0 - (post.gap if at > 0.0 else 0.0),
+            second_moment=q,
+            slope=slope,
+            depth_scale=scale,
+            gradient_growth=growth,
+            bound=bound,
+            status=status,
+            regime=self.kind,
+            note=self.note,
+        )
+
+    def _slope(self, gap: float, pre: Exchangeable) -> float:
+        """dc'/dc = sigma_w^2 dK_ab/dp q/q' (theory notes, section 4); samples coupled: of gap' itself."""
+        if self.coupled or self.kind.status == "degenerate":
+            # Normalizers that jump (pools of rank 1) have a slope, but Price's theorem does not give it.
+            return _derivative(lambda g: self.step(g)[0], gap)
+        pull, _ = bind_pull(self.norm_act, Exchangeable(self.batch, self.q, gap))
+        state = Exchangeable(self.batch, self.q, gap)
+        if gap == 0.0:
+            same, _ = pull(
+                state, Gradient((self.linear.weights.weight_variance, 0.0), 0, 0.0)
+            ).value
+            factor = same
+        else:
+            variance = self.linear.weights.weight_variance
+            _, factor = pull(state, Gradient((variance, variance), 0, 0.0)).value
+        return float(factor * self.q / pre.second_moment / 4.0**pre.exponent)
+
+    def _growth(self, evaluation: float, gap: float) -> float:
+        """Spectral radius of (Pi_aa, Pi_ab) -> (Pi'_aa, Pi'_ab) over one layer."""
+        if self.kind.status == "infinite":
+            return math.inf
+        if self.kind.status == "degenerate":
+            return 0.0
+        state = Exchangeable(self.batch, self.q, evaluation)
+        pull, _ = bind_pull(self.norm_act, state)
+        variance = self.linear.weights.weight_variance
+        first = pull(state, Gradient((variance, 0.0), 0, 0.0)).value
+        if not self.coupled or self.batch == math.inf:
+            return float(first[0])
+        if gap == 0.0:
+            # Collapsing samples: the factor has no limit (theory notes, section 4, "VN").
+            return math.inf
+        second = pull(state, Gradient((0.0, variance), 0, 0.0)).value
+        return float(np.abs(np.linalg.eigvals(np.array([first, second]).T)).max())
+
+
+def _derivative(function: Callable[[float], float], gap: float) -> float:
+    """d gap'/d gap: exact 0 for constant maps, the ratio at a collapsed point, else Richardson."""
+    if gap == 0.0:
+        return function(_SMALLEST_GAP) / _SMALLEST_GAP
+    step = 1e-3 * gap
+
+    def central(h: float) -> float:
+        return (function(gap + h) - function(gap - h)) / (2.0 * h)
+
+    value = (4.0 * central(step / 2.0) - central(step)) / 3.0
+    return 0.0 if abs(value) < 1e-11 else value

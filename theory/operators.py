@@ -1,0 +1,129 @@
+"""push(state) and pull(state, gradient) for each operation.
+
+``bind_push`` and ``bind_pull`` choose the route once; the functions they return do one step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from theory.program import Linear, NormAct
+from theory.routes.base import is_scale_free
+from theory.routes.dispatch import select
+from theory.specs.activations import Activation
+from theory.states.base import Gradient, Moments, State
+from theory.states.full import squared_distances
+
+__all__ = ["Pull", "Push", "bind_pull", "bind_push"]
+
+Push = Callable[[Any], Any]
+Pull = Callable[[Any, Gradient], Gradient]
+
+_LARGE = 4.0**200
+
+
+def bind_push(op: Linear | NormAct, state: State) -> tuple[Push, str]:
+    """The forward step of ``op`` on states like ``state``, and the name of its route."""
+    if isinstance(op, Linear):
+        variance, centered = op.weights.weight_variance, op.weights.centered
+        return (lambda s: s.linear(variance, centered=centered)), "closed form"
+    block = state.block()
+    route = select(op, block, "forward")
+    if op.activation.shift == 0.0 and op.activation.scale == 1.0:
+        fast = route.fast_push(op, exchangeable=block.exchangeable)
+        if fast is not None:
+            return fast, route.name
+
+    def push(s: State) -> State:
+        usable = s if _scales_through(op) else s.unscaled()
+        exponent = usable.exponent
+        moments = route.moments(op, usable.block())
+        q_error, gap_error = moments.error
+        if is_scale_free(op):
+            exponent = 0
+        else:
+            q_error += usable.second_moment_error  # type: ignore[attr-defined]
+            # phi's dual at a perturbed q is another correlation map, off by at most that much.
+            gap_error += usable.second_moment_error if op.norm is not None else 0.0  # type: ignore[attr-defined]
+        moments = moments._replace(error=(q_error, gap_error))
+        return usable.rebuilt(_affine(moments, op.activation, exponent), exponent=exponent)
+
+    return push, route.name
+
+
+def bind_pull(op: Linear | NormAct, state: State) -> tuple[Pull, str]:
+    """The backward step of ``op`` at states like ``state``, and the name of its route."""
+    if isinstance(op, Linear):
+        # Centering the rows removes one direction of n: nothing in the limit.
+        variance = op.weights.weight_variance
+        return (lambda s, g: _linear_pull(g, variance)), "closed form"
+    block = state.block()
+    route = select(op, block, "backward")
+    if op.activation.scale == 1.0:
+        fast = route.fast_pull(op, exchangeable=block.exchangeable)
+        if fast is not None:
+            return fast, route.name
+    slope = op.activation.scale**2
+
+    def pull(s: State, gradient: Gradient) -> Gradient:
+        usable = s if _scales_through(op) else s.unscaled()
+        value, error = route.pullback(op, usable.block(), gradient.value)
+        value = tuple(slope * v for v in value) if block.exchangeable else slope * value
+        exponent = gradient.exponent - (usable.exponent if is_scale_free(op) else 0)
+        error += gradient.error + usable.second_moment_error + usable.gap_error  # type: ignore[attr-defined]
+        return Gradient(value, exponent, error)
+
+    return pull, route.name
+
+
+def _scales_through(op: NormAct) -> bool:
+    """Whether the operation can work in units of 4**exponent."""
+    if is_scale_free(op):
+        return True
+    bare = op.norm is None or op.norm.denominator == "none"
+    return bare and op.activation.ray_slopes is not None
+
+
+def _affine(moments: Moments, activation: Activation, exponent: int) -> Moments:
+    """Moments of scale * base + shift: K' = a^2 K + a b (m_a + m_b) + b^2, through squared distances."""
+    a, b = activation.scale, math.ldexp(activation.shift, -exponent)
+    q, gap, mean, (q_error, gap_error) = moments
+    if b == 0.0 and a == 1.0:
+        return moments
+    if b == 0.0:
+        return Moments(a * a * q, gap, a * mean, moments.error)
+    new_q = a * a * q + 2.0 * a * b * mean + b * b
+    inflation = float(np.max(a * a * q / new_q))
+    if np.ndim(gap) == 0:
+        new_gap = a * a * q * gap / new_q
+    else:
+        q, root = np.broadcast_to(q, len(gap)), np.sqrt(np.broadcast_to(new_q, len(gap)))
+        distance = a * a * squared_distances(q, gap) - (root[:, None] - root[None, :]) ** 2
+        new_gap = np.clip(distance / (2.0 * np.outer(root, root)), 0.0, 2.0)
+    error = (q_error * inflation, gap_error + q_error * inflation)
+    return Moments(new_q, new_gap, a * mean + b, error)
+
+
+def _linear_pull(gradient: Gradient, variance: float) -> Gradient:
+    value, exponent, error = gradient
+    if type(value) is tuple:
+        same, pair = value
+        same, pair = variance * same, variance * pair
+        if not 1.0 / _LARGE < same < _LARGE and 0.0 < same < math.inf:
+            steps = math.frexp(same)[1] // 2
+            same, pair, exponent = (
+                math.ldexp(same, -2 * steps),
+                math.ldexp(pair, -2 * steps),
+                exponent + steps,
+            )
+        return Gradient((same, pair), exponent, error)
+    value = variance * value
+    largest = float(np.abs(value).max())
+    if not 1.0 / _LARGE < largest < _LARGE and 0.0 < largest < math.inf:
+        steps = math.frexp(largest)[1] // 2
+        value, exponent = np.ldexp(value, -2 * steps), exponent + steps
+    return Gradient(value, exponent, error)

@@ -1,0 +1,154 @@
+"""predict: fold the operations forwards, then backwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from theory.operators import Pull, bind_pull, bind_push
+from theory.program import NormAct, Observe, Operation, lower
+from theory.regimes import Regime, regime
+from theory.results import Prediction, PredictionSet
+from theory.specs.compatibility import check
+from theory.specs.inputs import ExchangeableInputs, Inputs
+from theory.specs.networks import FeedForward
+from theory.states.base import Gradient, Observables
+from theory.states.exchangeable import Exchangeable
+from theory.states.full import Full
+
+__all__ = ["initial_state", "predict", "predict_many"]
+
+
+def initial_state(inputs: Inputs) -> Exchangeable | Full:
+    """The state of x^0."""
+    if isinstance(inputs, ExchangeableInputs):
+        return Exchangeable(inputs.batch, inputs.second_moment, inputs.gap, inputs.feature_mean)
+    return Full(inputs.second_moment, inputs.gap, inputs.feature_mean)
+
+
+def predict(network: FeedForward, inputs: Inputs, *, backward: bool = True) -> Prediction:
+    """Infinite-width prediction of every layer's observables.
+
+    Folds Sigma^{l+1} = sigma_w^2 V(Sigma^l) forwards and Pi^l = T(sigma_w^2 Pi^{l+1}) backwards
+    (theory notes, sections 1 and 3), from a cotangent of independent standard Gaussians at x^L.
+
+    Parameters
+    ----------
+    network
+        What to predict.
+    inputs
+        Exchangeable batch, real data or a covariance.
+    backward
+        Whether to follow the gradient as well.
+
+    Returns
+    -------
+    Prediction
+        Arrays of length ``depth``, with route and error per observable and layer.
+
+    Raises
+    ------
+    SpecificationError
+        The normalizer is not defined on these inputs.
+    HypothesisError
+        A formula's hypothesis is violated: zero pool variance at eps = 0, an infinite second
+        moment, or an expectation that no route takes.
+    NumericalError
+        Overflow of a network that is not scale free, or no convergence.
+    """
+    check(network, inputs)
+    kind = regime(network, inputs)
+    program = lower(network)
+    state = initial_state(inputs)
+
+    trail: list[Any] = []
+    seen: dict[str, list[Any]] = {"preactivation": [], "activation": []}
+    pushes: dict[int, Any] = {}
+    forward_route = "closed form"
+    for op in program:
+        trail.append(state)
+        if type(op) is Observe:
+            seen[op.what].append(state)
+            continue
+        try:
+            push = pushes[id(op)]
+        except KeyError:
+            push, route = bind_push(op, state)  # type: ignore[arg-type]
+            pushes[id(op)] = push
+            if type(op) is NormAct:
+                forward_route = route
+        state = push(state)
+
+    log_gradient, gradient_error, backward_route = None, None, None
+    if backward:
+        log_gradient, gradient_error, backward_route = _backward(program, trail, state, kind)
+    pre, post = seen["preactivation"], seen["activation"]
+    # One reading for both: half the cost of reading a deep network.
+    observed = type(post[0]).observe(pre + post)
+    split = len(pre)
+    return Prediction(
+        network=network,
+        inputs=inputs,
+        regime=kind,
+        activation=Observables(*(values[split:] for values in observed)),
+        preactivation=Observables(*(values[:split] for values in observed)),
+        log_gradient_norm=log_gradient,
+        gradient_error=gradient_error,
+        forward_route=forward_route,
+        backward_route=backward_route,
+        states=post,
+    )
+
+
+def _backward(
+    program: tuple[Operation, ...], trail: list[Any], last: Any, kind: Regime
+) -> tuple[Any, Any, str]:
+    """log gradient norm at every h^l relative to h^L, its error, and the route."""
+    depth = sum(1 for op in program if type(op) is Observe and op.what == "preactivation")
+    if kind.status in ("infinite", "degenerate"):
+        # The ratio to the last layer is taken of numbers that are all infinite, or all zero.
+        value = math.inf if kind.status == "infinite" else -math.inf
+        log_ratio = np.full(depth, value)
+        log_ratio[-1] = 0.0
+        return log_ratio, np.zeros(depth), "closed form"
+    gradient: Gradient = last.cotangent()
+    pulls: dict[int, Pull] = {}
+    route = "closed form"
+    read: list[Gradient] = []
+    for op, state in zip(reversed(program), reversed(trail), strict=True):
+        if type(op) is Observe:
+            if op.what == "preactivation":
+                read.append(gradient)
+            continue
+        try:
+            pull = pulls[id(op)]
+        except KeyError:
+            pull, name = bind_pull(op, state)  # type: ignore[arg-type]
+            pulls[id(op)] = pull
+            if type(op) is NormAct:
+                route = name
+        gradient = pull(state, gradient)
+    read.reverse()
+    log_square = type(last).log_squared_norm(read)
+    errors = np.array([g.error for g in read])
+    return 0.5 * (log_square - log_square[-1]), 0.5 * (errors - errors[-1]), route
+
+
+def predict_many(
+    networks: Mapping[str, FeedForward], inputs: Inputs, *, backward: bool = True
+) -> PredictionSet:
+    """``predict`` for several networks on the same inputs, kept by name for tables and plots.
+
+    Parameters
+    ----------
+    networks
+        Name -> network.
+    inputs, backward
+        As for ``predict``.
+    """
+    return PredictionSet(
+        {name: predict(net, inputs, backward=backward) for name, net in networks.items()}
+    )

@@ -1,0 +1,120 @@
+"""Which moments exist: the tails of 1/R^2 decide (theory notes, section 4, "Heavy tails").
+
+R^2 behaves near zero like a chi-square of the pool's rank r, so E[1/R^2] is finite iff r > 2 and its
+variance iff r > 4.  A raw numerator over a std about the mean (VN) multiplies the two: its second
+moment needs r > 2, its mean squared gradient r > 4, the variance of that r > 8.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from theory.errors import HypothesisError
+from theory.specs.inputs import ExchangeableInputs, Inputs
+from theory.specs.networks import FeedForward
+from theory.states.full import squared_distances
+
+__all__ = ["Regime", "pool_rank", "regime"]
+
+Status = Literal["regular", "heavy_tail", "infinite", "degenerate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regime:
+    """What kind of number the squared gradient norm is.
+
+    status
+        ``"regular"``: mean and variance finite.  ``"heavy_tail"``: mean finite, variance infinite (or
+        finite only through eps), so a standard error of the mean says nothing.  ``"infinite"``:
+        mean infinite.  ``"degenerate"``: zero almost surely.
+    rank
+        Rank of the pooled quadratic form; ``math.inf`` without a finite pool.
+    reason
+        One sentence.
+    """
+
+    status: Status
+    rank: float
+    reason: str
+
+
+def pool_rank(network: FeedForward, inputs: Inputs) -> float:
+    """Rank of the normalizer's quadratic form at the first layer (samples may be dependent)."""
+    norm = network.layer.norm
+    if norm is None or norm.denominator == "none":
+        return math.inf
+    nominal = norm.rank(batch=inputs.batch, positions=inputs.positions)
+    if not norm.pool.samples or norm.pool.channels != 1:
+        return nominal
+    if isinstance(inputs, ExchangeableInputs):
+        return nominal if inputs.gap > 0.0 else (0 if norm.denominator != "rms" else 1)
+    distance = squared_distances(inputs.second_moment, inputs.gap)
+    if norm.denominator == "rms":
+        root = np.sqrt(inputs.second_moment)
+        form = np.outer(root, root) * (1.0 - inputs.gap)
+    else:
+        rows = distance.mean(axis=1)
+        form = (rows[:, None] + rows[None, :] - distance - distance.mean()) / 2.0
+    eigenvalues = np.linalg.eigvalsh(form)
+    scale = max(float(eigenvalues[-1]), 0.0)
+    if scale == 0.0:
+        return 0
+    return min(nominal, int((eigenvalues > 1e-13 * len(form) * scale).sum()))
+
+
+def regime(network: FeedForward, inputs: Inputs) -> Regime:
+    """Classify the squared gradient norm of ``network`` on ``inputs``.
+
+    Raises
+    ------
+    HypothesisError
+        A pool with zero variance at eps = 0, or a forward second moment that is infinite.
+    """
+    norm = network.layer.norm
+    rank = pool_rank(network, inputs)
+    if norm is None or rank == math.inf:
+        return Regime(status="regular", rank=rank, reason="no finite pool: all moments exist")
+    if rank == 0 and norm.eps == 0.0:
+        raise HypothesisError(
+            f"{norm.name} over a batch of identical samples divides by a pool variance of zero at "
+            "eps = 0; use distinct samples or eps > 0"
+        )
+    raw = not norm.centered and norm.denominator != "rms"
+    power = 2 if raw else 1
+    what = f"{norm.name} pools a form of rank {rank:g}"
+    if norm.eps > 0.0:
+        if rank > 4 * power:
+            return Regime(status="regular", rank=rank, reason=f"{what}: all moments used exist")
+        return Regime(
+            status="heavy_tail",
+            rank=rank,
+            reason=f"{what}: without eps the squared gradient has no variance, so eps dominates it",
+        )
+    if raw and rank <= 2:
+        raise HypothesisError(
+            f"{what}, and without centering its second moment is finite only for rank > 2; "
+            "enlarge the pool (variance_norm needs 4 samples) or use eps > 0"
+        )
+    if rank == 1 and not raw:
+        return Regime(
+            status="degenerate",
+            rank=rank,
+            reason=f"{what}: N(h) only takes two values, so the gradient is zero almost surely",
+        )
+    if rank <= 2 * power:
+        return Regime(
+            status="infinite",
+            rank=rank,
+            reason=f"{what}: E[1/R^{2 * power}] is infinite, and with it the mean squared gradient",
+        )
+    if rank <= 4 * power:
+        return Regime(
+            status="heavy_tail",
+            rank=rank,
+            reason=f"{what}: the squared gradient has a mean but no variance; use logarithms",
+        )
+    return Regime(status="regular", rank=rank, reason=f"{what}: mean and variance are finite")

@@ -1,0 +1,58 @@
+"""Pick the first route that does not refuse, and keep the refusals for the user."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from theory.errors import HypothesisError
+from theory.program import NormAct
+from theory.routes.base import Route, Want, label
+from theory.states.base import Block
+
+__all__ = ["routes", "select"]
+
+
+@cache
+def routes() -> tuple[Route, ...]:
+    """All routes, cheapest and most accurate first."""
+    from theory.routes.centering import CenteringRoute
+    from theory.routes.limit import ClosedLimit, QuadratureLimit
+    from theory.routes.pools import (
+        BatchClosed,
+        GroupLaplace,
+        GroupPearson,
+        Laplace,
+    )
+    from theory.routes.sampled import Sobol
+
+    return (
+        ClosedLimit(),
+        QuadratureLimit(),
+        CenteringRoute(),
+        BatchClosed(),
+        GroupPearson(),
+        GroupLaplace(),
+        Laplace(),
+        Sobol(),
+    )
+
+
+def select(op: NormAct, block: Block, want: Want) -> Route:
+    """The first route that applies.
+
+    Raises
+    ------
+    HypothesisError
+        No route applies; the message lists every refusal.
+    """
+    refusals = []
+    for route in routes():
+        reason = route.refusal(op, block, want)
+        if reason is None:
+            return route
+        refusals.append(f"{type(route).__name__}: {reason}")
+    raise HypothesisError(
+        f"no route takes the {want} expectation of {label(op)} followed by {op.activation.name}: "
+        + "; ".join(refusals)
+        + "; change the normalizer, the activation or the inputs"
+    )

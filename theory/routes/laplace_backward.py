@@ -1,0 +1,289 @@
+r"""Denominators shared by a batch, backward: T(Pi) = E[J' Pi J] in Stein's form, matrix products only.
+
+J_ki = phi'(d_k) A_ki/R - phi(d_k) y_i/(N R^3),  y = M h,  so with f = phi, f' and f'' = (a+b) delta,
+
+    T = A'(Pi o E[f'f'/R^2]) A - (T2 + T2')/N + T3/N^2,
+    T2_ij = sum_kl Pi_kl A_ki E[f'_k f_l y_j/R^4],     T3_ij = sum_kl Pi_kl E[f_k f_l y_i y_j/R^6].
+
+Under e^{-s R^2} everything is Gaussian; with Y = Cov(y, d), C = Cov(y, y) Stein's lemma gives
+
+    E[f'_k f_l y_j]     = Y_jk E[f''_k f_l] + Y_jl E[f'_k f'_l],
+    E[f_k f_l y_i y_j]  = C_ij E[f_k f_l] + (Y_ik Y_jl + Y_il Y_jk) E[f'_k f'_l]
+                          + Y_ik Y_jk E[f''_k f_l] + Y_il Y_jl E[f_k f''_l],
+    E[f''_k f_l]        = (a+b)^2/(2 pi) (sigma_l/sigma_k) sqrt(1 - c_kl^2).
+
+In the pool's modes Y = U Lambda W', C = U Lambda U' (``laplace_core``).  The three powers of 1/R carry
+the weights 1, s, s^2/2.  Source: theory notes, section 3, "Backward through a shared denominator".
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from theory.routes import arccosine
+from theory.routes.laplace import check_exchangeable, exchangeable_nodes, mean_variance
+from theory.routes.laplace_core import (
+    Modes,
+    Nodes,
+    modes,
+    quadrature,
+    quadrature_error,
+    rounding,
+    tilted_deviation,
+    tilted_gap_row,
+)
+from theory.specs.normalizers import Normalizer
+
+__all__ = ["exchangeable_pullback", "pullback"]
+
+FloatArray = NDArray[np.float64]
+Slopes = tuple[float, float]
+
+_ROUNDING = 1e-14
+_EPSILON = float(np.finfo(np.float64).eps)
+# Numbers held at once per array of (nodes, B, B).
+_CHUNK = 400_000
+
+
+def pullback(
+    second_moment: ArrayLike,
+    gap: ArrayLike,
+    gradient: ArrayLike,
+    *,
+    norm: Normalizer,
+    slopes: Slopes,
+) -> tuple[FloatArray, float]:
+    """T(Pi) = E[J' Pi J] for a symmetric Pi, J = d phi(N(h))/dh.
+
+    Parameters
+    ----------
+    second_moment, gap, norm, slopes
+        As in ``laplace.forward``.
+    gradient
+        Pi, shape (B, B).
+
+    Returns
+    -------
+    (T (B, B), error relative to the largest entry of T).
+        eps = 0: all entries are ``inf`` where E[1/R^2] is infinite (pool of rank <= 2; raw numerator:
+        rank <= 4), but zero for B = 2 centered, whose N(h) = +-1 (theory notes, "Heavy tails").
+
+    Raises
+    ------
+    HypothesisError
+        As ``laplace.forward``.
+    """
+    pool = modes(np.asarray(second_moment), np.asarray(gap), norm=norm)
+    cotangent = np.asarray(gradient, dtype=np.float64)
+    batch = cotangent.shape[0]
+    heavy = pool.residual > 0.0
+    if pool.eps == 0.0 and (batch == 2 and pool.centered and norm.denominator == "std"):
+        return np.zeros((batch, batch)), 0.0
+    if not cotangent.any():
+        return np.zeros((batch, batch)), 0.0
+    if pool.eps == 0.0 and pool.rank <= (4 if heavy else 2):
+        return np.full((batch, batch), math.inf), 0.0
+    nodes = quadrature(
+        pool.variance, divisor=pool.divisor, eps=pool.eps, power=1.0 if heavy else 0.0
+    )
+    fine, coarse = _accumulate(pool, nodes, cotangent, slopes=slopes)
+    top = float(np.abs(fine).max()) or 1.0
+    error = quadrature_error(fine, coarse, top)
+    error += _EPSILON * _cancelled(pool, nodes, cotangent, slopes=slopes) / top
+    slowest = nodes.s if heavy else np.ones_like(nodes.s)
+    distinct = pool.distance[pool.distance > 0.0]
+    if distinct.size:
+        error += 4e-16 * math.sqrt(float(distinct.max() / distinct.min()))
+    return fine, error + 2.0 * rounding(pool, nodes, slowest) + _ROUNDING
+
+
+def _accumulate(
+    pool: Modes, nodes: Nodes, cotangent: FloatArray, *, slopes: Slopes
+) -> tuple[FloatArray, FloatArray]:
+    """T by the fine and by the coarse rule."""
+    batch, rank = pool.pooled.shape
+    deviation = tilted_deviation(pool, nodes)
+    both = np.stack([nodes.weight, nodes.coarse()])
+    direct = np.zeros((2, batch, batch))
+    mixed = np.zeros((2, batch, rank))
+    inner = np.zeros((2, rank, rank))
+    step = max(_CHUNK // (batch * batch), 1)
+    for start in range(0, nodes.s.size, step):
+        part = slice(start, start + step)
+        some = Nodes(nodes.s[part], nodes.tilted[part], nodes.weight[part])
+        first, row, total = _moments(pool, some, deviation[:, part], cotangent, slopes=slopes)
+        weight, s = both[:, part], some.s
+        # Y' = W Lambda(s) U'; U is applied at the end.
+        outer = pool.numerator[None] * some.tilted[:, None, :]
+        product = first @ outer + row[:, :, None] * outer
+        direct += np.einsum("rq,qkl->rkl", weight, first)
+        mixed += np.einsum("rq,qkm->rkm", weight * s, product)
+        square = 2.0 * (outer.transpose(0, 2, 1) @ product)
+        index = np.arange(rank)
+        square[:, index, index] += some.tilted * total[:, None]
+        inner += np.einsum("rq,qmn->rmn", weight * (0.5 * s * s), square)
+    results = []
+    for direct_r, mixed_r, inner_r in zip(direct, mixed, inner, strict=True):
+        second = mixed_r @ pool.pooled.T
+        if pool.centered:
+            direct_r = _project(direct_r)
+            second = second - second.mean(axis=0, keepdims=True)
+        value = direct_r - (second + second.T) / pool.divisor
+        value += pool.pooled @ inner_r @ pool.pooled.T / pool.divisor**2
+        results.append(0.5 * (value + value.T))
+    return results[0], results[1]
+
+
+def _cancelled(pool: Modes, nodes: Nodes, cotangent: FloatArray, *, slopes: Slopes) -> float:
+    """Size of the terms C_ij E[f_k f_l] without their signs: contrasts of Pi cancel them as gap -> 0."""
+    a, b = slopes
+    deviation = tilted_deviation(pool, nodes)
+    size = np.einsum("kq,kl,lq->q", deviation, np.abs(cotangent), deviation, optimize=True)
+    scale = 0.5 * (nodes.s / pool.divisor) ** 2 * nodes.tilted.max(axis=1, initial=0.0)
+    return float(nodes.weight @ (scale * size)) * (0.5 * (a * a + b * b))
+
+
+def _moments(
+    pool: Modes, nodes: Nodes, deviation: FloatArray, cotangent: FloatArray, *, slopes: Slopes
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Pi o E[f'f'] (Q, B, B), sum_l Pi_kl E[f''_k f_l] (Q, B), sum_kl Pi_kl E[f_k f_l] (Q,)."""
+    a, b = slopes
+    batch, count = deviation.shape
+    first = np.empty((count, batch, batch))
+    row = np.empty((count, batch))
+    total = np.zeros(count)
+    for sample in range(batch):
+        gap = tilted_gap_row(pool, nodes, deviation, sample=sample)
+        gap[sample] = 0.0
+        weight = cotangent[sample][:, None]
+        first[:, sample, :] = (weight * arccosine.ray_slope(gap, slopes=slopes)).T
+        own = deviation[sample]
+        total += own * (weight * deviation * (1.0 - arccosine.ray_gap(gap, slopes=slopes))).sum(
+            axis=0
+        )
+        sine = np.sqrt(gap * (2.0 - gap))
+        kink = (weight * deviation * sine).sum(axis=0)
+        row[:, sample] = np.divide(kink, own, out=np.zeros_like(kink), where=own > 0.0)
+    return first, row * ((a + b) ** 2 / (2.0 * math.pi)), total * (0.5 * (a * a + b * b))
+
+
+def _project(matrix: FloatArray) -> FloatArray:
+    """P X P with P = I - 11'/B."""
+    rows = matrix - matrix.mean(axis=0, keepdims=True)
+    return np.asarray(rows - rows.mean(axis=1, keepdims=True))
+
+
+def exchangeable_pullback(
+    second_moment: float,
+    gap: float,
+    same: float,
+    pair: float,
+    *,
+    batch: float,
+    norm: Normalizer,
+    slopes: Slopes,
+) -> tuple[float, float, float]:
+    """T(Pi) for an exchangeable batch and Pi = (same - pair) I + pair 11', at a cost O(1) in B.
+
+    T is exchangeable too: its trace and its sum over all entries say everything, and y'1 = 0 leaves
+    only the first term of T in the sum.  B = inf: R is a number, and a cross-sample cotangent of
+    order one (not 1/B) adds to ``same`` what it pulls through R.
+
+    Parameters
+    ----------
+    second_moment, gap, batch, norm, slopes
+        As in ``laplace.exchangeable_forward``.
+    same, pair
+        Pi_aa and Pi_ab.
+
+    Returns
+    -------
+    (same, pair, error relative to the larger of the two).
+        ``inf`` as in ``pullback``: at eps = 0 for B = 3 (BN) and B <= 5 (VN); zeros for BN(2).
+    """
+    check_exchangeable(second_moment, gap, batch=batch, norm=norm)
+    q, eps, raw = second_moment, norm.eps, not norm.centered
+    if same == 0.0 and pair == 0.0:
+        return 0.0, 0.0, 0.0
+    if batch == math.inf:
+        return _infinite_batch(q, gap, same, pair, eps=eps, raw=raw, slopes=slopes)
+    if eps == 0.0 and batch == 2 and not raw:
+        return 0.0, 0.0, 0.0
+    spread, b = q * gap, float(batch)
+    of_mean = mean_variance(q, gap, batch=b) if raw else 0.0
+    if eps == 0.0 and b - 1.0 <= (4.0 if of_mean else 2.0):
+        return math.inf, math.inf, 0.0
+    power = 1.0 if of_mean else 0.0
+    nodes = exchangeable_nodes(spread, batch=batch, norm=norm, power=power)
+    trace, total, absolute = _exchangeable_integrands(
+        nodes, of_mean, same, pair, batch=b, norm=norm, slopes=slopes
+    )
+    result = []
+    for weight in (nodes.weight, nodes.coarse()):
+        new_same = float(weight @ trace) / b
+        new_sum = float(weight @ total) / b if raw else 0.0
+        result.append((new_same, (new_sum - new_same) / (b - 1.0)))
+    fine, coarse = np.array(result[0]), np.array(result[1])
+    top = float(np.abs(fine).max()) or 1.0
+    # Contrasts cancel the terms C E[f_k f_l]: their size without signs bounds the rounding.
+    error = quadrature_error(fine, coarse, top)
+    error += 2.0 * _EPSILON * float(nodes.weight @ absolute) / (b * top)
+    return result[0][0], result[0][1], error + _ROUNDING
+
+
+def _exchangeable_integrands(
+    nodes: Nodes,
+    of_mean: float,
+    same: float,
+    pair: float,
+    *,
+    batch: float,
+    norm: Normalizer,
+    slopes: Slopes,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """tr T, 1'T 1 and the size of tr C E[f f] in tr T, before the integral over s."""
+    a, b = slopes
+    divisor = norm.divisor(batch=batch, positions=1)
+    s, inner = nodes.s, nodes.tilted[:, 0]
+    others = batch - 1.0
+    inward = 1.0 - 1.0 / batch
+    variance = of_mean + inward * inner
+    gap = np.minimum(inner / variance, 2.0)
+    square = 0.5 * (a * a + b * b)
+    slope = arccosine.ray_slope(gap, slopes=slopes)
+    kink = (a + b) ** 2 / (2.0 * math.pi) * np.sqrt(gap * (2.0 - gap))
+    moment = square * variance * (1.0 - arccosine.ray_gap(gap, slopes=slopes))
+    if norm.centered:
+        first = others * (same * square - pair * slope)
+    else:
+        first = np.full(s.shape, batch * same * square)
+    # tr T2, then tr T3: Cov(y_k, d_k) = (1 - 1/B) inner, Cov(y_k, d_l) = -inner/B.
+    second = others * inner * (same * square + pair * (others * kink - slope))
+    scalar = batch * (same * square * variance + others * pair * moment)
+    third = others * inner * scalar
+    third += 2.0 * others * inner**2 * (same * square + pair * (others * kink - slope))
+    trace = first - (2.0 / divisor) * s * second + 0.5 * (s / divisor) ** 2 * third
+    total = batch * (same * square + others * pair * slope)
+    size = batch * square * (abs(same) + others * abs(pair))
+    return trace, total, 0.5 * (s / divisor) ** 2 * others * inner * variance * size
+
+
+def _infinite_batch(
+    q: float, gap: float, same: float, pair: float, *, eps: float, raw: bool, slopes: Slopes
+) -> tuple[float, float, float]:
+    a, b = slopes
+    square, kink = 0.5 * (a * a + b * b), (a + b) ** 2 / (2.0 * math.pi)
+    inner = q * gap
+    denominator = inner + eps
+    variance, gap = (q, gap) if raw else (inner, 1.0)
+    slope = arccosine.ray_slope_scalar(gap, slopes=slopes)
+    ratio = inner / denominator
+    bend = kink * math.sqrt(gap * (2.0 - gap))
+    moment = square * variance / denominator * (1.0 - arccosine.ray_gap_scalar(gap, slopes=slopes))
+    new_same = same * square - 2.0 * pair * ratio * bend + pair * ratio * moment
+    if raw:
+        return new_same / denominator, pair * slope / denominator, _ROUNDING
+    return (new_same - pair * slope) / denominator, 0.0, _ROUNDING

@@ -1,0 +1,126 @@
+"""Predictions on disk: JSON (specifications, routes, provenance) beside npz (arrays), never pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from theory.errors import StoreError
+from theory.regimes import Regime
+from theory.results import Prediction
+from theory.specs import serialize
+from theory.states.base import Observables
+from theory.states.exchangeable import Exchangeable
+from theory.states.full import Full
+
+__all__ = ["load_prediction", "save_prediction"]
+
+_SCHEMA = 1
+_FULL = ("second_moment", "gap", "mean", "exponent", "second_moment_error", "gap_error")
+
+
+def save_prediction(prediction: Prediction, path: str | Path) -> None:
+    """Write ``path`` (JSON) and, with the suffix ``.npz``, its arrays.
+
+    Parameters
+    ----------
+    prediction
+        What to keep.
+    path
+        Name of the JSON file; its folder must exist.
+    """
+    path = Path(path)
+    regime = dataclasses.asdict(prediction.regime)
+    regime["rank"] = repr(float(regime["rank"]))
+    document = {
+        "schema": _SCHEMA,
+        "kind": "prediction",
+        "network": serialize.to_dict(prediction.network),
+        "inputs": serialize.to_dict(prediction.inputs),
+        "regime": regime,
+        "forward_route": prediction.forward_route,
+        "backward_route": prediction.backward_route,
+        "provenance": dict(prediction.provenance),
+    }
+    arrays: dict[str, Any] = {}
+    for name in ("activation", "preactivation"):
+        for field, values in getattr(prediction, name)._asdict().items():
+            arrays[f"{name}.{field}"] = values
+    if prediction.log_gradient_norm is not None:
+        arrays["log_gradient_norm"] = prediction.log_gradient_norm
+        arrays["gradient_error"] = prediction.gradient_error
+    if isinstance(prediction.states[0], Full):
+        for field in _FULL:
+            arrays[f"full.{field}"] = np.array([getattr(s, field) for s in prediction.states])
+    else:
+        arrays["exchangeable"] = np.array(prediction.states, dtype=np.float64)
+    try:
+        path.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        with path.with_suffix(".npz").open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error}; choose another folder") from error
+
+
+def load_prediction(path: str | Path) -> Prediction:
+    """Read what ``save_prediction`` wrote.
+
+    Raises
+    ------
+    StoreError
+        A file is missing, damaged, of another kind or from a newer schema.
+    """
+    path = Path(path)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict) or document.get("kind") != "prediction":
+            raise StoreError(f"{path} does not hold a prediction; pass the JSON that save() wrote")
+        if document.get("schema") != _SCHEMA:
+            raise StoreError(
+                f"{path} has schema {document.get('schema')!r}, this version reads {_SCHEMA}; "
+                "install a newer normcompass or predict again"
+            )
+        with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        return _build(document, arrays)
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise StoreError(f"cannot read {path}: {error}; predict again") from error
+
+
+def _build(document: dict[str, Any], arrays: dict[str, Any]) -> Prediction:
+    observed = {
+        name: Observables(**{f: arrays[f"{name}.{f}"] for f in Observables._fields})
+        for name in ("activation", "preactivation")
+    }
+    states: list[Any]
+    if "exchangeable" in arrays:
+        states = [
+            Exchangeable(*row)._replace(
+                exponent=int(row[4]), batch=row[0] if np.isinf(row[0]) else int(row[0])
+            )
+            for row in arrays["exchangeable"].tolist()
+        ]
+    else:
+        columns = [arrays[f"full.{field}"] for field in _FULL]
+        states = [
+            Full(q, gap, mean, int(exponent), float(q_error), float(gap_error))
+            for q, gap, mean, exponent, q_error, gap_error in zip(*columns, strict=True)
+        ]
+    regime = document["regime"]
+    rank = float(regime["rank"])
+    return Prediction(
+        network=serialize.from_dict(document["network"]),
+        inputs=serialize.from_dict(document["inputs"]),
+        regime=Regime(status=regime["status"], rank=rank, reason=regime["reason"]),
+        activation=observed["activation"],
+        preactivation=observed["preactivation"],
+        log_gradient_norm=arrays.get("log_gradient_norm"),
+        gradient_error=arrays.get("gradient_error"),
+        forward_route=document["forward_route"],
+        backward_route=document["backward_route"],
+        states=states,
+    )
