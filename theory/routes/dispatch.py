@@ -19,6 +19,7 @@ def routes() -> tuple[Route, ...]:
     from theory.routes.limit import ClosedLimit, QuadratureLimit
     from theory.routes.pools import (
         BatchClosed,
+        BatchSpherical,
         GroupLaplace,
         GroupPearson,
         Laplace,
@@ -30,6 +31,7 @@ def routes() -> tuple[Route, ...]:
         QuadratureLimit(),
         CenteringRoute(),
         BatchClosed(),
+        BatchSpherical(),
         GroupPearson(),
         GroupLaplace(),
         Laplace(),

@@ -24,7 +24,8 @@ from theory.routes.laplace_core import (
     pool_rank,
     quadrature,
     quadrature_error,
-    rounding,
+    relative_change,
+    shaken_modes,
     tilted_deviation,
     tilted_gap_row,
 )
@@ -69,24 +70,34 @@ def forward(
     HypothesisError
         The pool variance is zero at eps = 0, or ``norm`` is of another kind.
     """
-    pool = modes(np.asarray(second_moment), np.asarray(gap), norm=norm)
-    batch = pool.pooled.shape[0]
-    a, b = slopes
-    heavy = pool.residual > 0.0
-    if pool.eps == 0.0 and heavy and pool.rank <= 2:
-        mean = np.full(batch, math.inf if a + b else 0.0)
-        if pool.rank == 2 and a + b:
+    q, gap = np.asarray(second_moment, dtype=np.float64), np.asarray(gap, dtype=np.float64)
+    pool = modes(q, gap, norm=norm)
+    batch = q.size
+    if pool.eps == 0.0 and pool.residual > 0.0 and pool.rank <= 2:
+        mean = np.full(batch, math.inf if slopes[0] + slopes[1] else 0.0)
+        if pool.rank == 2 and slopes[0] + slopes[1]:
             mean = _means(pool, _nodes(pool, power=-0.5), slopes=slopes)[0]
         return np.full(batch, math.inf), np.zeros((batch, batch)), mean, _ROUNDING
-    nodes = _nodes(pool, power=0.0 if heavy else -1.0)
+    values, error = _integrals(pool, slopes=slopes)
+    shaken, _ = _integrals(shaken_modes(pool, q, gap, norm=norm), slopes=slopes)
+    for value, other in zip(values, shaken, strict=True):
+        error = max(error, relative_change(value, other))
+    return *values, error + _ROUNDING
+
+
+def _integrals(
+    pool: Modes, *, slopes: Slopes
+) -> tuple[tuple[FloatArray, FloatArray, FloatArray], float]:
+    """((K_aa, gap, mean), relative error of the quadrature)."""
+    nodes = _nodes(pool, power=0.0 if pool.residual > 0.0 else -1.0)
     deviation = tilted_deviation(pool, nodes)
     variance = deviation**2
     square = variance @ nodes.weight
     error = quadrature_error(square, variance @ nodes.coarse(), square)
     mean, mean_error = _means(pool, nodes, slopes=slopes)
-    new_gap, gap_error = _gaps(pool, nodes, deviation, square, slopes=slopes)
-    error = max(error, mean_error, gap_error) + rounding(pool, nodes, variance.max(axis=0))
-    return arccosine.ray_second_moment(square, slopes=slopes), new_gap, mean, error
+    gap, gap_error = _gaps(pool, nodes, deviation, square, slopes=slopes)
+    values = arccosine.ray_second_moment(square, slopes=slopes), gap, mean
+    return values, max(error, mean_error, gap_error)
 
 
 def _nodes(pool: Modes, *, power: float) -> Nodes:
@@ -130,13 +141,10 @@ def _gaps(
         spread += 2.0 * own * other * arccosine.ray_gap(gap, slopes=slopes)
         both = (spread @ weights) / (2.0 * square[sample])
         both[square[rest] == 0.0] = 1.0
+        both[pool.distance[sample, rest] == 0.0] = 0.0
         result[sample, rest] = both[:, 0]
         error = max(error, quadrature_error(both[:, 0], both[:, 1], both[:, 0]))
     result += result.T
-    distinct = pool.distance[pool.distance > 0.0]
-    if distinct.size:
-        # Eigenvectors are good to epsilon, and distances are squares of their differences.
-        error += 4e-16 * math.sqrt(float(distinct.max() / distinct.min()))
     return np.minimum(result, 2.0), error
 
 
@@ -164,33 +172,35 @@ def exchangeable_forward(
         ``inf`` and its limits as in ``forward``.
     """
     check_exchangeable(second_moment, gap, batch=batch, norm=norm)
-    q, eps, raw = second_moment, norm.eps, not norm.centered
+    eps, raw = norm.eps / second_moment, not norm.centered
     a, b = slopes
     if batch == math.inf:
-        ratio = (q if raw else q * gap) / (q * gap + eps)
+        level = (1.0 if raw else gap) / (gap + eps)
         new_gap = arccosine.ray_gap_scalar(gap if raw else 1.0, slopes=slopes)
-        mean = (a + b) * math.sqrt(ratio / (2.0 * math.pi))
-        return 0.5 * (a * a + b * b) * ratio, new_gap, mean, _ROUNDING
-    spread = q * gap
-    of_mean = mean_variance(q, gap, batch=batch) if raw else 0.0
+        mean = (a + b) * math.sqrt(level / (2.0 * math.pi))
+        return 0.5 * (a * a + b * b) * level, new_gap, mean, _ROUNDING
+    of_mean = mean_variance(gap, batch=batch) if raw else 0.0
     if of_mean and eps == 0.0 and batch <= 3:
         mean = math.inf if a + b else 0.0
         if batch == 3 and a + b:
-            nodes = exchangeable_nodes(spread, batch=batch, norm=norm, power=-0.5)
+            nodes = exchangeable_nodes(gap, batch=batch, norm=norm, eps=eps, power=-0.5)
             deviation = np.sqrt(of_mean + (1.0 - 1.0 / batch) * nodes.tilted[:, 0])
             mean = _exchangeable_mean(nodes, nodes.weight, deviation, slopes=slopes)
         return math.inf, 0.0, mean, _ROUNDING
-    nodes = exchangeable_nodes(spread, batch=batch, norm=norm, power=0.0 if of_mean else -1.0)
+    nodes = exchangeable_nodes(gap, batch=batch, norm=norm, eps=eps, power=0.0 if of_mean else -1.0)
     inner = nodes.tilted[:, 0]
     variance = of_mean + (1.0 - 1.0 / batch) * inner
-    tilted_gap = np.minimum(inner / variance, 2.0)
+    # At gap = 0 centered samples are zero: their direction is that of any small gap.
+    limit = np.full_like(inner, 1.0 / (1.0 - 1.0 / batch))
+    ratio = np.divide(inner, variance, out=limit, where=variance > 0.0)
+    tilted_gap = np.minimum(ratio, 2.0)
     kernel = variance * arccosine.ray_gap(tilted_gap, slopes=slopes)
     values = np.empty((2, 3))
     for row, weight in enumerate((nodes.weight, nodes.coarse())):
         square = float(weight @ variance)
         values[row] = (
             square,
-            float(weight @ kernel) / square,
+            float(weight @ kernel) / square if square else 1.0,
             _exchangeable_mean(nodes, weight, np.sqrt(variance), slopes=slopes),
         )
     error = quadrature_error(values[0], values[1], np.abs(values[0])) + _ROUNDING
@@ -201,10 +211,10 @@ def exchangeable_forward(
     return 0.5 * (a * a + b * b) * square, new_gap, mean, error
 
 
-def mean_variance(second_moment: float, gap: float, *, batch: float) -> float:
-    """Variance of the batch mean, q (1 - gap (B-1)/B); zero when it is a rounding error of q gap/B."""
-    value = second_moment * (1.0 - gap * (1.0 - 1.0 / batch))
-    return value if value > 4e-15 * second_moment else 0.0
+def mean_variance(gap: float, *, batch: float) -> float:
+    """Variance of the batch mean in units of q, 1 - gap (B-1)/B; zero when that is a rounding error."""
+    value = 1.0 - gap * (1.0 - 1.0 / batch)
+    return value if value > 4e-15 else 0.0
 
 
 def _exchangeable_mean(
@@ -214,12 +224,15 @@ def _exchangeable_mean(
     return (a + b) / (math.pi * math.sqrt(2.0)) * float((weight / np.sqrt(nodes.s)) @ deviation)
 
 
-def exchangeable_nodes(spread: float, *, batch: float, norm: Normalizer, power: float) -> Nodes:
+def exchangeable_nodes(
+    gap: float, *, batch: float, norm: Normalizer, eps: float, power: float
+) -> Nodes:
+    """Nodes for the B - 1 contrasts of variance gap, in units of q (eps too)."""
     return quadrature(
-        np.array([spread]),
+        np.array([gap]),
         multiplicity=batch - 1.0,
         divisor=norm.divisor(batch=batch, positions=1),
-        eps=norm.eps,
+        eps=eps,
         power=power,
     )
 

@@ -31,7 +31,7 @@ from theory.routes.laplace_core import (
     modes,
     quadrature,
     quadrature_error,
-    rounding,
+    shaken_modes,
     tilted_deviation,
     tilted_gap_row,
 )
@@ -86,18 +86,22 @@ def pullback(
         return np.zeros((batch, batch)), 0.0
     if pool.eps == 0.0 and pool.rank <= (4 if heavy else 2):
         return np.full((batch, batch), math.inf), 0.0
-    nodes = quadrature(
-        pool.variance, divisor=pool.divisor, eps=pool.eps, power=1.0 if heavy else 0.0
-    )
+    value, error = _transform(pool, cotangent, slopes=slopes)
+    moved = shaken_modes(pool, np.asarray(second_moment), np.asarray(gap), norm=norm)
+    shaken, _ = _transform(moved, cotangent, slopes=slopes)
+    top = float(np.abs(value).max()) or 1.0
+    error += float(np.abs(value - shaken).max()) / top + _ROUNDING
+    return value / pool.scale, error
+
+
+def _transform(pool: Modes, cotangent: FloatArray, *, slopes: Slopes) -> tuple[FloatArray, float]:
+    """(T, its error relative to the largest entry: quadrature and cancellation)."""
+    power = 1.0 if pool.residual > 0.0 else 0.0
+    nodes = quadrature(pool.variance, divisor=pool.divisor, eps=pool.eps, power=power)
     fine, coarse = _accumulate(pool, nodes, cotangent, slopes=slopes)
     top = float(np.abs(fine).max()) or 1.0
     error = quadrature_error(fine, coarse, top)
-    error += _EPSILON * _cancelled(pool, nodes, cotangent, slopes=slopes) / top
-    slowest = nodes.s if heavy else np.ones_like(nodes.s)
-    distinct = pool.distance[pool.distance > 0.0]
-    if distinct.size:
-        error += 4e-16 * math.sqrt(float(distinct.max() / distinct.min()))
-    return fine, error + 2.0 * rounding(pool, nodes, slowest) + _ROUNDING
+    return fine, error + _EPSILON * _cancelled(pool, nodes, cotangent, slopes=slopes) / top
 
 
 def _accumulate(
@@ -116,15 +120,16 @@ def _accumulate(
         some = Nodes(nodes.s[part], nodes.tilted[part], nodes.weight[part])
         first, row, total = _moments(pool, some, deviation[:, part], cotangent, slopes=slopes)
         weight, s = both[:, part], some.s
-        # Y' = W Lambda(s) U'; U is applied at the end.
-        outer = pool.numerator[None] * some.tilted[:, None, :]
+        # s Y' = W s Lambda(s) U'; U is applied at the end.  s Lambda(s) is bounded, s^2 is not.
+        share = some.tilted * s[:, None]
+        outer = pool.numerator[None] * share[:, None, :]
         product = first @ outer + row[:, :, None] * outer
         direct += np.einsum("rq,qkl->rkl", weight, first)
-        mixed += np.einsum("rq,qkm->rkm", weight * s, product)
+        mixed += np.einsum("rq,qkm->rkm", weight, product)
         square = 2.0 * (outer.transpose(0, 2, 1) @ product)
         index = np.arange(rank)
-        square[:, index, index] += some.tilted * total[:, None]
-        inner += np.einsum("rq,qmn->rmn", weight * (0.5 * s * s), square)
+        square[:, index, index] += share * (s * total)[:, None]
+        inner += np.einsum("rq,qmn->rmn", 0.5 * weight, square)
     results = []
     for direct_r, mixed_r, inner_r in zip(direct, mixed, inner, strict=True):
         second = mixed_r @ pool.pooled.T
@@ -142,7 +147,8 @@ def _cancelled(pool: Modes, nodes: Nodes, cotangent: FloatArray, *, slopes: Slop
     a, b = slopes
     deviation = tilted_deviation(pool, nodes)
     size = np.einsum("kq,kl,lq->q", deviation, np.abs(cotangent), deviation, optimize=True)
-    scale = 0.5 * (nodes.s / pool.divisor) ** 2 * nodes.tilted.max(axis=1, initial=0.0)
+    share = nodes.s / pool.divisor
+    scale = 0.5 * share * (share * nodes.tilted.max(axis=1, initial=0.0))
     return float(nodes.weight @ (scale * size)) * (0.5 * (a * a + b * b))
 
 
@@ -205,19 +211,20 @@ def exchangeable_pullback(
         ``inf`` as in ``pullback``: at eps = 0 for B = 3 (BN) and B <= 5 (VN); zeros for BN(2).
     """
     check_exchangeable(second_moment, gap, batch=batch, norm=norm)
-    q, eps, raw = second_moment, norm.eps, not norm.centered
+    q, eps, raw = second_moment, norm.eps / second_moment, not norm.centered
     if same == 0.0 and pair == 0.0:
         return 0.0, 0.0, 0.0
     if batch == math.inf:
-        return _infinite_batch(q, gap, same, pair, eps=eps, raw=raw, slopes=slopes)
+        same, pair, error = _infinite_batch(gap, same, pair, eps=eps, raw=raw, slopes=slopes)
+        return same / q, pair / q, error
     if eps == 0.0 and batch == 2 and not raw:
         return 0.0, 0.0, 0.0
-    spread, b = q * gap, float(batch)
-    of_mean = mean_variance(q, gap, batch=b) if raw else 0.0
+    b = float(batch)
+    of_mean = mean_variance(gap, batch=b) if raw else 0.0
     if eps == 0.0 and b - 1.0 <= (4.0 if of_mean else 2.0):
         return math.inf, math.inf, 0.0
     power = 1.0 if of_mean else 0.0
-    nodes = exchangeable_nodes(spread, batch=batch, norm=norm, power=power)
+    nodes = exchangeable_nodes(gap, batch=batch, norm=norm, eps=eps, power=power)
     trace, total, absolute = _exchangeable_integrands(
         nodes, of_mean, same, pair, batch=b, norm=norm, slopes=slopes
     )
@@ -231,7 +238,7 @@ def exchangeable_pullback(
     # Contrasts cancel the terms C E[f_k f_l]: their size without signs bounds the rounding.
     error = quadrature_error(fine, coarse, top)
     error += 2.0 * _EPSILON * float(nodes.weight @ absolute) / (b * top)
-    return result[0][0], result[0][1], error + _ROUNDING
+    return result[0][0] / q, result[0][1] / q, error + _ROUNDING
 
 
 def _exchangeable_integrands(
@@ -251,7 +258,8 @@ def _exchangeable_integrands(
     others = batch - 1.0
     inward = 1.0 - 1.0 / batch
     variance = of_mean + inward * inner
-    gap = np.minimum(inner / variance, 2.0)
+    ratio = np.divide(inner, variance, out=np.full_like(inner, 1.0 / inward), where=variance > 0.0)
+    gap = np.minimum(ratio, 2.0)
     square = 0.5 * (a * a + b * b)
     slope = arccosine.ray_slope(gap, slopes=slopes)
     kink = (a + b) ** 2 / (2.0 * math.pi) * np.sqrt(gap * (2.0 - gap))
@@ -261,24 +269,23 @@ def _exchangeable_integrands(
     else:
         first = np.full(s.shape, batch * same * square)
     # tr T2, then tr T3: Cov(y_k, d_k) = (1 - 1/B) inner, Cov(y_k, d_l) = -inner/B.
-    second = others * inner * (same * square + pair * (others * kink - slope))
+    share = (s / divisor) * inner
+    stein = others * share * (same * square + pair * (others * kink - slope))
     scalar = batch * (same * square * variance + others * pair * moment)
-    third = others * inner * scalar
-    third += 2.0 * others * inner**2 * (same * square + pair * (others * kink - slope))
-    trace = first - (2.0 / divisor) * s * second + 0.5 * (s / divisor) ** 2 * third
+    trace = first - 2.0 * stein + share * (0.5 * others * (s / divisor) * scalar + stein)
     total = batch * (same * square + others * pair * slope)
-    size = batch * square * (abs(same) + others * abs(pair))
-    return trace, total, 0.5 * (s / divisor) ** 2 * others * inner * variance * size
+    size = batch * square * variance * (abs(same) + others * abs(pair))
+    return trace, total, 0.5 * share * others * (s / divisor) * size
 
 
 def _infinite_batch(
-    q: float, gap: float, same: float, pair: float, *, eps: float, raw: bool, slopes: Slopes
+    gap: float, same: float, pair: float, *, eps: float, raw: bool, slopes: Slopes
 ) -> tuple[float, float, float]:
+    """R is a number; all in units of q."""
     a, b = slopes
     square, kink = 0.5 * (a * a + b * b), (a + b) ** 2 / (2.0 * math.pi)
-    inner = q * gap
-    denominator = inner + eps
-    variance, gap = (q, gap) if raw else (inner, 1.0)
+    inner, denominator = gap, gap + eps
+    variance, gap = (1.0, gap) if raw else (inner, 1.0)
     slope = arccosine.ray_slope_scalar(gap, slopes=slopes)
     ratio = inner / denominator
     bend = kink * math.sqrt(gap * (2.0 - gap))

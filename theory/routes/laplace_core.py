@@ -16,6 +16,7 @@ I - Sigma(...) would not.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -31,8 +32,9 @@ __all__ = [
     "pool_rank",
     "quadrature",
     "quadrature_error",
+    "relative_change",
     "right_end",
-    "rounding",
+    "shaken_modes",
     "squared_distances",
     "tilted_deviation",
     "tilted_gap_row",
@@ -46,6 +48,9 @@ _EPSILON = float(np.finfo(np.float64).eps)
 # on the grid of every other node, which is where the error estimate comes from.
 _SPACING = 0.125
 _LEFT = -4.5
+_SHAKE = 32.0 * _EPSILON
+# Square of the relative distance to the mean that counts as zero: above the effect of _SHAKE.
+_STILL = 1e-26
 # Terms below e^{-_DROP} of the largest one are left out.
 _DROP = 44.0
 
@@ -55,6 +60,7 @@ class Modes(NamedTuple):
 
     ``variance`` (K,) are the lambda_k > 0, ``pooled`` (B, K) is U, ``numerator`` (B, K) is W,
     ``residual`` Var(e), ``distance`` (B, B) E[(h_a - h_b)^2], ``divisor`` N, ``eps``, ``centered``.
+    All in units of ``scale``, a power of two near the largest second moment.
     """
 
     variance: FloatArray
@@ -65,6 +71,7 @@ class Modes(NamedTuple):
     divisor: float
     eps: float
     centered: bool
+    scale: float
 
     @property
     def rank(self) -> int:
@@ -87,9 +94,19 @@ class Nodes(NamedTuple):
 
 
 def squared_distances(second_moment: FloatArray, gap: FloatArray) -> FloatArray:
-    """E[(h_a - h_b)^2] = (sqrt q_a - sqrt q_b)^2 + 2 sqrt(q_a q_b) gap_ab, all terms >= 0."""
+    """E[(h_a - h_b)^2] = (sqrt q_a - sqrt q_b)^2 + 2 sqrt(q_a q_b) gap_ab, all terms >= 0.
+
+    The first term as ((q_a - q_b)/(sqrt q_a + sqrt q_b))^2: the difference of the q is exact.
+    """
     root = np.sqrt(second_moment)
-    distance = (root[:, None] - root[None, :]) ** 2 + 2.0 * np.outer(root, root) * gap
+    total = root[:, None] + root[None, :]
+    difference = np.divide(
+        second_moment[:, None] - second_moment[None, :],
+        total,
+        out=np.zeros_like(total),
+        where=total > 0.0,
+    )
+    distance = difference**2 + 2.0 * np.outer(root, root) * gap
     np.fill_diagonal(distance, 0.0)
     return distance
 
@@ -99,32 +116,60 @@ def pool_rank(second_moment: FloatArray, gap: FloatArray, *, centered: bool = Tr
 
     E[1/R^2] is finite iff the rank exceeds 2 (eps = 0; theory notes, "Heavy tails").
     """
-    return int(_pool(np.asarray(second_moment), np.asarray(gap), centered=centered)[0].size)
+    variance, _, _ = _pool(np.asarray(second_moment), np.asarray(gap), centered=centered)
+    return int(np.count_nonzero(variance > _threshold(variance)))
 
 
 def _pool(
     second_moment: FloatArray, gap: FloatArray, *, centered: bool
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """(lambda > 0, U, distances) of the pooled covariance; eigenvalues at rounding level are zero."""
+    """(eigenvalues, eigenvectors, distances) of the pooled covariance, in its own subspace."""
     distance = squared_distances(second_moment, gap)
     if centered:
-        rows = distance - distance.mean(axis=0, keepdims=True)
-        covariance = -0.5 * (rows - rows.mean(axis=1, keepdims=True))
+        # The contrasts see a covariance through its squared distances: Q'Sigma Q = -Q'D Q/2.
+        basis = _contrasts(second_moment.size)
+        covariance = -0.5 * (basis.T @ distance @ basis)
     else:
+        basis = np.eye(second_moment.size)
         covariance = 0.5 * (second_moment[:, None] + second_moment[None, :] - distance)
-    if not np.isfinite(covariance).all():
-        raise NumericalError(
-            "the covariance of the batch is not finite: rescale the inputs (the layer after a "
-            "scale-free normalizer does not see the scale)"
-        )
     variance, vectors = np.linalg.eigh(0.5 * (covariance + covariance.T))
-    top = max(float(variance[-1]), 0.0)
-    keep = variance > 8.0 * _EPSILON * variance.size * top
-    return variance[keep], vectors[:, keep], distance
+    return variance, basis @ vectors, distance
 
 
-def modes(second_moment: FloatArray, gap: FloatArray, *, norm: Normalizer) -> Modes:
+@lru_cache(maxsize=32)
+def _contrasts(batch: int) -> FloatArray:
+    """Orthonormal contrasts (B, B-1): column k compares sample k+1 with the mean of those before it."""
+    count = np.arange(1.0, batch)
+    basis = np.triu(np.ones((batch, batch - 1)))
+    basis[np.arange(1, batch), np.arange(batch - 1)] = -count
+    return np.asarray(basis / np.sqrt(count * (count + 1.0)))
+
+
+def _threshold(variance: FloatArray) -> float:
+    """Eigenvalues up to here may be rounding errors of zero."""
+    return 8.0 * _EPSILON * variance.size * max(float(variance[-1]), 0.0)
+
+
+def shaken_modes(
+    pool: Modes, second_moment: FloatArray, gap: FloatArray, *, norm: Normalizer
+) -> Modes:
+    """``pool`` with its covariance perturbed by a fixed pattern, some times its rounding errors.
+
+    Eigenvalues that count as zero are raised to the largest such value.  The difference that all this
+    makes to a result is the result's rounding error.  What is exactly zero in ``pool`` stays so.
+    """
+    moved = modes(second_moment, gap, norm=norm, shaken=True)
+    still = np.abs(pool.numerator).sum(axis=1, keepdims=True) == 0.0
+    numerator = np.where(still, 0.0, moved.numerator)
+    return moved._replace(numerator=numerator, residual=pool.residual)
+
+
+def modes(
+    second_moment: FloatArray, gap: FloatArray, *, norm: Normalizer, shaken: bool = False
+) -> Modes:
     """Modes of the pool of ``norm`` over a batch with these second moments (B,) and gaps (B, B).
+
+    ``shaken`` is for ``shaken_modes``.
 
     Raises
     ------
@@ -137,14 +182,25 @@ def modes(second_moment: FloatArray, gap: FloatArray, *, norm: Normalizer) -> Mo
         )
     q = np.asarray(second_moment, dtype=np.float64)
     gap = np.asarray(gap, dtype=np.float64)
-    batch = q.size
+    batch, top = q.size, float(q.max())
+    if not 0.0 < top < math.inf:
+        raise NumericalError(f"second_moment: the largest is {top}; rescale the inputs")
+    # A power of two: differences of second moments stay exact.
+    scale = math.ldexp(1.0, math.frexp(top)[1])
+    q = q / scale
     pools_mean = norm.denominator == "rms"
     variance, vectors, distance = _pool(q, gap, centered=not pools_mean)
-    if variance.size == 0 and norm.eps == 0.0:
+    floor = _threshold(variance)
+    keep = variance > floor
+    if not keep.any() and norm.eps == 0.0:
         raise HypothesisError(
             "gap: all samples are identical, so the variance over the batch is zero and eps = 0; "
             "use distinct samples or eps > 0"
         )
+    if shaken and keep.any():
+        variance, vectors = _shake(np.maximum(variance, floor), vectors)
+    else:
+        variance, vectors = variance[keep], vectors[:, keep]
     numerator, residual = vectors, 0.0
     if pools_mean and norm.centered:
         numerator = vectors - vectors.mean(axis=0, keepdims=True)
@@ -158,6 +214,10 @@ def modes(second_moment: FloatArray, gap: FloatArray, *, norm: Normalizer) -> Mo
         if residual <= 8.0 * _EPSILON * batch * max(of_mean, float(variance.sum()) / batch):
             residual = 0.0
         numerator = vectors + coupling[None, :]
+    # A sample at the mean of the batch, up to rounding, has no direction.
+    own = residual + numerator**2 @ variance
+    still = own <= _STILL * own.max(initial=0.0)
+    numerator = np.where(still[:, None], 0.0, numerator)
     return Modes(
         variance,
         vectors,
@@ -165,9 +225,18 @@ def modes(second_moment: FloatArray, gap: FloatArray, *, norm: Normalizer) -> Mo
         residual,
         distance,
         norm.divisor(batch=batch, positions=1),
-        norm.eps,
+        norm.eps / scale,
         norm.centered,
+        scale,
     )
+
+
+def _shake(variance: FloatArray, vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Modes of U (Lambda + E) U', E symmetric with norm about 32 epsilon lambda_max."""
+    pattern = np.random.default_rng(20240229).standard_normal((variance.size, variance.size))
+    pattern *= _SHAKE * float(variance[-1]) / math.sqrt(2.0 * variance.size)
+    shaken, turn = np.linalg.eigh(np.diag(variance) + 0.5 * (pattern + pattern.T))
+    return np.maximum(shaken, 0.1 * variance), vectors @ turn
 
 
 def quadrature(
@@ -250,6 +319,13 @@ def tilted_gap_row(
     return np.clip(gap, 0.0, 2.0)
 
 
+def relative_change(value: FloatArray, other: FloatArray) -> float:
+    """max |value - other|/|value| over the entries that are not zero."""
+    scale = np.abs(value)
+    known = scale > 0.0
+    return float(np.max(np.abs(value - other)[known] / scale[known], initial=0.0))
+
+
 def quadrature_error(fine: FloatArray, coarse: FloatArray, scale: FloatArray | float) -> float:
     """Relative error of the fine rule: its coarse twin's error to the power 3/2.
 
@@ -259,19 +335,3 @@ def quadrature_error(fine: FloatArray, coarse: FloatArray, scale: FloatArray | f
         ratio = np.abs(fine - coarse) / scale
     worst = float(np.max(ratio[np.isfinite(ratio)], initial=0.0))
     return worst * math.sqrt(worst)
-
-
-def rounding(pool: Modes, nodes: Nodes, integrand: FloatArray) -> float:
-    """Relative effect of eigenvalue errors of a few epsilon * lambda_max on sum_s weight * integrand.
-
-    d log det(s)^{-1/2} = sum_k (s/N) d lambda_k/(1 + 2 s lambda_k/N); large when the integral needs
-    the pool's smallest modes, that is for spectra over many orders of magnitude.
-    """
-    if pool.rank == 0:
-        return 4.0 * _EPSILON
-    share = nodes.tilted / pool.variance
-    sensitivity = share.sum(axis=1) * nodes.s * (float(pool.variance[-1]) / pool.divisor)
-    total = float(nodes.weight @ integrand)
-    if not total > 0.0:
-        return 4.0 * _EPSILON
-    return _EPSILON * (8.0 + float((nodes.weight * integrand) @ sensitivity) / total)

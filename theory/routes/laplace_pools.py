@@ -23,9 +23,7 @@ from theory.routes.laplace_core import (
     modes,
     quadrature,
     quadrature_error,
-    rounding,
     squared_distances,
-    tilted_deviation,
 )
 from theory.specs.normalizers import Normalizer
 
@@ -78,16 +76,31 @@ def two_pool_similarity(
         raise out_of_domain(
             "first", first, f"in [2, {q.size - 2}]", "each mini-batch needs two samples"
         )
+    similarity, error = _similarity(q, gap, first=first, norm=norm, slopes=slopes)
+    shaken, _ = _similarity(q, gap, first=first, norm=norm, slopes=slopes, shaken=True)
+    return similarity, error + float(np.abs(similarity - shaken).max()) + _ROUNDING
+
+
+def _similarity(
+    q: FloatArray,
+    gap: FloatArray,
+    *,
+    first: int,
+    norm: Normalizer,
+    slopes: Slopes,
+    shaken: bool = False,
+) -> tuple[FloatArray, float]:
+    """(similarity, error of the quadratures); ``shaken`` as in ``laplace_core.modes``."""
     one, two = slice(0, first), slice(first, None)
-    left = modes(q[one], gap[one, one], norm=norm)
-    right = modes(q[two], gap[two, two], norm=norm)
+    left = modes(q[one], gap[one, one], norm=norm, shaken=shaken)
+    right = modes(q[two], gap[two, two], norm=norm, shaken=shaken)
     distance = squared_distances(q, gap)[one, two]
     rows = distance - distance.mean(axis=0, keepdims=True)
-    cross = -0.5 * (rows - rows.mean(axis=1, keepdims=True))
+    cross = -0.5 * (rows - rows.mean(axis=1, keepdims=True)) / math.sqrt(left.scale * right.scale)
     coupling = left.pooled.T @ cross @ right.pooled
 
-    outer = quadrature(left.variance, divisor=left.divisor, eps=norm.eps, power=-1.0)
-    inner = quadrature(right.variance, divisor=right.divisor, eps=norm.eps, power=-1.0)
+    outer = quadrature(left.variance, divisor=left.divisor, eps=left.eps, power=-1.0)
+    inner = quadrature(right.variance, divisor=right.divisor, eps=right.eps, power=-1.0)
     b = 2.0 * inner.s / right.divisor
     # The determinant in the weights of t is that of the second pool alone: take it out again.
     alone = np.exp(0.5 * np.log1p(b[:, None] * right.variance).sum(axis=1)) / np.sqrt(inner.s)
@@ -117,7 +130,4 @@ def two_pool_similarity(
     second_moments, _, _, error2 = forward(q[two], gap[two, two], norm=norm, slopes=slopes)
     scale = np.sqrt(np.outer(first_moments, second_moments))
     similarity = totals / np.where(scale > 0.0, scale, 1.0)
-    error = quadrature_error(similarity[0], similarity[1], 1.0) + error1 + error2 + _ROUNDING
-    for pool, nodes in ((left, outer), (right, inner)):
-        error += rounding(pool, nodes, tilted_deviation(pool, nodes).max(axis=0))
-    return similarity[0], error
+    return similarity[0], quadrature_error(similarity[0], similarity[1], 1.0) + error1 + error2

@@ -14,7 +14,7 @@ from theory.routes.base import SamplewiseRoute, Want, label
 from theory.states.base import Block, Gradient, Moments
 from theory.states.exchangeable import Exchangeable
 
-__all__ = ["BatchClosed", "GroupLaplace", "GroupPearson", "Laplace"]
+__all__ = ["BatchClosed", "BatchSpherical", "GroupLaplace", "GroupPearson", "Laplace"]
 
 
 class _BatchRoute:
@@ -35,6 +35,11 @@ class BatchClosed(_BatchRoute):
     name = "closed form"
 
     def refusal(self, op: NormAct, block: Block, want: Want) -> str | None:
+        if op.activation.ray_slopes is None:
+            return f"{op.activation.name} is not positively homogeneous"
+        return self._pool_refusal(op, block)
+
+    def _pool_refusal(self, op: NormAct, block: Block) -> str | None:
         norm = op.norm
         if norm is None or not norm.pool.samples or norm.pool.channels != 1:
             return "it is not a batch normalizer per channel"
@@ -94,6 +99,15 @@ class BatchClosed(_BatchRoute):
 
     def _factors(self, op: NormAct, batch: float) -> batchnorm.BatchFactors:
         return batchnorm.batch_factors(op.activation.base, batch=batch, ddof=_ddof(op))
+
+
+class BatchSpherical(BatchClosed):
+    """The same for every other activation: two coordinates of a uniform vector on the sphere."""
+
+    name = "quadrature"
+
+    def refusal(self, op: NormAct, block: Block, want: Want) -> str | None:
+        return self._pool_refusal(op, block)
 
 
 class GroupPearson(SamplewiseRoute):

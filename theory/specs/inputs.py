@@ -105,12 +105,12 @@ def exchangeable(
     )
     feature_mean = real("feature_mean", feature_mean, remedy="use a finite number")
     # K - m m' must be positive semidefinite; its eigenvalue along (1, ..., 1) is the one at stake.
-    along_mean = second_moment * ((1.0 - gap) + gap / batch)
-    if feature_mean**2 > along_mean * (1.0 + 1e-12):
+    along_mean = max(second_moment * ((1.0 - gap) + gap / batch), 0.0)
+    if feature_mean != 0.0 and feature_mean**2 > along_mean * (1.0 + 1e-12):
         raise out_of_domain(
             "feature_mean",
             feature_mean,
-            f"at most {math.sqrt(max(along_mean, 0.0)):.6g} in size for this covariance",
+            f"at most {math.sqrt(along_mean):.6g} in size for this covariance",
             "lower it, or raise the correlation",
         )
     return ExchangeableInputs(

@@ -1,0 +1,201 @@
+"""Run one random network through its program, forward and backward.
+
+The program is the list that the theory interprets too (``theory.program.lower``).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from montecarlo import compiled
+from montecarlo.activations import ActivationCode, encode_activation
+from montecarlo.compiled import NormCode
+from montecarlo.linear import LinearMap, Sampler
+from montecarlo.observables import Recorder
+from theory.errors import HypothesisError, NumericalError
+from theory.program import Linear, NormAct, Observe, Operation
+from theory.specs.activations import Activation
+from theory.specs.normalizers import Normalizer
+
+__all__ = ["NormActStep", "normact", "run"]
+
+Array = NDArray[Any]
+
+
+class Step(Protocol):
+    """Anything on the tape that pulls a gradient back."""
+
+    def backward(self, delta: Array) -> Array:
+        """Return J' delta."""
+        ...
+
+
+@dataclass(frozen=True)
+class NormActStep:
+    """x = phi(N(h)) with what its backward pass needs."""
+
+    h: Array
+    x: Array
+    mean: Array
+    root: Array
+    norm: NormCode
+    phi: ActivationCode
+    constant: bool
+
+    def backward(self, delta: Array) -> Array:
+        """dh = J' dx, the statistics of the pool included."""
+        # Two values about their mean normalize to +1 and -1: the Jacobian is exactly zero, and
+        # rounding would leave noise where the theory says 0.
+        if self.constant:
+            return np.zeros_like(self.h)
+        gradient = np.empty_like(self.h)
+        compiled.normact_backward(
+            self.h, delta, gradient, self.mean, self.root, self.norm, self.phi
+        )
+        return gradient
+
+
+def normact(norm: Normalizer | None, activation: Activation, h: Array) -> NormActStep:
+    """x = phi(N(h)) for h of shape (channels, batch).
+
+    Raises
+    ------
+    HypothesisError
+        A pool has zero variance while eps = 0: N(h) = 0/0.
+    """
+    channels, batch = h.shape
+    code = compiled.encode_norm(norm, channels=channels)
+    phi = encode_activation(activation)
+    blocks = channels // code.group
+    x = np.empty_like(h)
+    mean, root = np.empty((2, blocks, 1 if code.samples else batch))
+    failed = compiled.normact_forward(h, x, mean, root, code, phi)
+    if failed >= 0:
+        assert norm is not None
+        raise HypothesisError(
+            f"A pool of {norm.name} has zero variance (channel block {failed} of {blocks}, "
+            f"{h.dtype}) and eps = 0, so its normalized value is 0/0: the samples have collapsed, "
+            "or equal numbers met by rounding.  Use eps > 0 (theory.torch_defaults(network)), "
+            'dtype="float64", a smaller depth, or inputs that differ more.'
+        )
+    return NormActStep(h, x, mean, root, code, phi, _constant(norm, channels, batch))
+
+
+def run(
+    program: tuple[Operation, ...],
+    inputs: Array,
+    *,
+    width: int,
+    sampler: Sampler,
+    cotangent: Array,
+) -> Array:
+    """Observables of one network, shape (len(OBSERVABLES), depth).
+
+    Parameters
+    ----------
+    program
+        From ``theory.program.lower``.
+    inputs
+        x^0, shape (n_0, batch).
+    width
+        Channels of every layer.
+    sampler
+        Draws the linear maps.
+    cotangent
+        dloss/dx^L, shape (width, batch).
+
+    Raises
+    ------
+    HypothesisError
+        A pool has zero variance while eps = 0.
+    NumericalError
+        The stream left the range of the floating-point format.
+    """
+    depth = sum(isinstance(operation, Linear) for operation in program)
+    recorder = Recorder(depth=depth, batch=inputs.shape[1])
+    # Overflow is looked for at every layer, so NumPy need not warn about it as well.
+    with np.errstate(over="ignore", invalid="ignore"):
+        tape = _forward(program, inputs, width=width, sampler=sampler, recorder=recorder)
+        _backward(tape, cotangent, depth=depth, recorder=recorder)
+    return recorder.table()
+
+
+def _forward(
+    program: tuple[Operation, ...], x: Array, *, width: int, sampler: Sampler, recorder: Recorder
+) -> list[Step | None]:
+    """Interpret the program; the tape has its steps in order and None where h^l is read."""
+    tape: list[Step | None] = []
+    layer = 0
+    for operation in program:
+        match operation:
+            case Linear(weights):
+                linear: LinearMap = sampler.draw(
+                    weights, fan_in=x.shape[0], fan_out=width, layer=layer
+                )
+                x = linear.forward(x)
+                tape.append(linear)
+                layer += 1
+            case NormAct(norm, activation):
+                step = normact(norm, activation, x)
+                x = step.x
+                tape.append(step)
+            case Observe("preactivation"):
+                _require_finite(x, layer)
+                recorder.preactivation(x)
+                tape.append(None)
+            case Observe("activation"):
+                _require_finite(x, layer)
+                recorder.activation(x)
+    return tape
+
+
+def _backward(tape: list[Step | None], delta: Array, *, depth: int, recorder: Recorder) -> None:
+    """Pull delta = dloss/dx^L back to h^1, recording log |g^l|^2.
+
+    The pull-back is linear, so g is brought back to unit size at every layer and the logarithm of
+    its size kept: neither growth nor decay leaves the floating-point range.
+    """
+    log_scale = 0.0
+    layer = depth
+    # Nothing lies between h^1 and x^0 that is observed: the first linear map is skipped.
+    for step in reversed(tape[1:]):
+        if step is not None:
+            delta = step.backward(delta)
+            continue
+        layer -= 1
+        square = compiled.sum_of_squares(delta)
+        if not math.isfinite(square):
+            raise NumericalError(
+                f"The gradient at layer {layer + 1} is not finite in {delta.dtype}: a pool's "
+                'variance is too small for its reciprocal.  Use eps > 0 or dtype="float64".'
+            )
+        if square == 0.0:
+            for below in range(layer + 1):
+                recorder.gradient(below, -math.inf)
+            return
+        recorder.gradient(layer, math.log(square) + 2.0 * log_scale)
+        exponent = math.frexp(math.sqrt(square / delta.size))[1]
+        if abs(exponent) > 8:
+            delta *= delta.dtype.type(math.ldexp(1.0, -exponent))
+            log_scale += exponent * math.log(2.0)
+
+
+def _require_finite(x: Array, layer: int) -> None:
+    if not math.isfinite(compiled.sum_of_squares(x)):
+        raise NumericalError(
+            f"The values of layer {layer} overflow {x.dtype}: the network grows too fast for this "
+            'format.  Use dtype="float64", fewer layers, or a smaller weight_variance.'
+        )
+
+
+def _constant(norm: Normalizer | None, channels: int, batch: int) -> bool:
+    """Whether N(h) can only be +-1: a centered pool of two with its own std (rank 1), eps = 0."""
+    if norm is None or norm.eps > 0.0 or not norm.centered or norm.denominator != "std":
+        return False
+    group = min(norm.pool.channels, channels)
+    return group * (batch if norm.pool.samples else 1) == 2

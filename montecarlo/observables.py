@@ -1,0 +1,104 @@
+"""The paper's observables of one network, per layer (theory notes, section 1).
+
+    second_moment   mean over samples and channels of (x^l)^2
+    variance        variance over samples (ddof = 0) of each channel, averaged over channels
+    gap             mean over pairs of 1 - cosine of two samples' post-activations
+    similarity      1 - gap
+    stable_rank     tr M / |M|_2, M the Gram matrix of the normalized samples
+    squared_gradient    |g^l|^2 over the whole batch, g^l = dloss/dh^l
+    log_gradient_ratio  log(|g^l|^2 / |g^L|^2)
+
+``preactivation_...``: the same of h^l.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from montecarlo.compiled import sample_statistics, unit_samples
+
+__all__ = ["OBSERVABLES", "Recorder"]
+
+Array = NDArray[Any]
+FloatArray = NDArray[np.float64]
+
+OBSERVABLES = (
+    "second_moment",
+    "log_second_moment",
+    "variance",
+    "gap",
+    "similarity",
+    "stable_rank",
+    "preactivation_second_moment",
+    "preactivation_gap",
+    "preactivation_correlation",
+    "squared_gradient",
+    "log_gradient_ratio",
+)
+
+
+class Recorder:
+    """Collects the observables of one network while it runs."""
+
+    def __init__(self, *, depth: int, batch: int) -> None:
+        self._values: dict[str, list[float]] = {}
+        self._gram: FloatArray = np.empty((depth, batch, batch))
+        self._log_squared_gradient: FloatArray = np.empty(depth)
+        self._squares: FloatArray = np.empty(batch)
+        self._unit: FloatArray = np.empty((0, batch))
+
+    def preactivation(self, h: Array) -> None:
+        """Record h^l, shape (channels, batch), layers in forward order."""
+        second_moment, _, gap = self._moments(h)
+        self._append("preactivation_second_moment", second_moment)
+        self._append("preactivation_gap", gap)
+
+    def activation(self, x: Array) -> None:
+        """Record x^l, shape (channels, batch), layers in forward order."""
+        layer = len(self._values.get("second_moment", ()))
+        second_moment, variance, gap = self._moments(x)
+        self._append("second_moment", second_moment)
+        self._append("variance", variance)
+        self._append("gap", gap)
+        self._gram[layer] = self._unit.T @ self._unit
+
+    def gradient(self, layer: int, log_square: float) -> None:
+        """Record log |g^l|^2."""
+        self._log_squared_gradient[layer] = log_square
+
+    def table(self) -> FloatArray:
+        """All observables, shape (len(OBSERVABLES), depth)."""
+        values: dict[str, Any] = {name: np.array(column) for name, column in self._values.items()}
+        logs = self._log_squared_gradient
+        # A network can die (all units off): its logarithms are -inf and its angles NaN.
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            values["log_second_moment"] = np.log(values["second_moment"])
+            values["similarity"] = 1.0 - values["gap"]
+            values["preactivation_correlation"] = 1.0 - values["preactivation_gap"]
+            values["stable_rank"] = _stable_rank(self._gram)
+            values["squared_gradient"] = np.exp(logs)
+            values["log_gradient_ratio"] = logs - logs[-1]
+        return np.array([values[name] for name in OBSERVABLES])
+
+    def _append(self, name: str, value: float) -> None:
+        self._values.setdefault(name, []).append(value)
+
+    def _moments(self, x: Array) -> tuple[float, float, float]:
+        """(second moment, variance over samples, mean gap); normalized samples into ``_unit``."""
+        variance = sample_statistics(x, self._squares)
+        if self._unit.shape != x.shape:
+            self._unit = np.empty(x.shape)
+        gap = unit_samples(x, self._squares, self._unit)
+        return float(self._squares.sum()) / x.size, variance, gap
+
+
+def _stable_rank(gram: FloatArray) -> FloatArray:
+    """tr M / |M|_2 for a stack of Gram matrices; NaN where a sample was zero."""
+    valid = np.isfinite(gram).all(axis=(1, 2))
+    rank = np.full(len(gram), np.nan)
+    largest = np.linalg.eigvalsh(gram[valid])[:, -1]
+    rank[valid] = np.trace(gram[valid], axis1=1, axis2=2) / largest
+    return rank

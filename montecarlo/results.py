@@ -1,0 +1,192 @@
+"""What a simulation returns: every network's observables, estimates with standard errors."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from montecarlo.observables import OBSERVABLES
+from theory.errors import StoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Estimate", "Simulation", "load"]
+
+FloatArray = NDArray[np.float64]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over independent networks and its standard error.
+
+    Parameters
+    ----------
+    mean, sem
+        One value per layer.  ``sem`` is infinite with a single network; it means nothing where the
+        quantity has no variance (theory notes, section 4, "Heavy tails").
+    n
+        Number of independent networks.
+    """
+
+    mean: FloatArray
+    sem: FloatArray
+    n: int
+
+    @classmethod
+    def of(cls, samples: FloatArray) -> Estimate:
+        """mean = sum x_r / n, sem = sqrt(sum (x_r - mean)^2 / (n (n - 1))), over the first axis."""
+        n = len(samples)
+        # Networks that died have log = -inf: their mean is -inf, its error NaN.
+        with np.errstate(invalid="ignore"):
+            mean = samples.mean(axis=0)
+            if n == 1:
+                return cls(mean, np.full(mean.shape, math.inf), n)
+            return cls(mean, samples.std(axis=0, ddof=1) / math.sqrt(n), n)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Observables of ``replicates`` independent finite networks; see ``simulate``.
+
+    ``sim.similarity``, ``sim.second_moment``, ... are ``Estimate``s over depth, one attribute for
+    each name in ``samples``.  Index 0 is layer 1.
+
+    Parameters
+    ----------
+    samples
+        Name -> array of shape (replicates, depth): one value for each network and layer.
+    provenance
+        Versions, seed, width, dtype, BLAS, processor, and the specification as text.
+    """
+
+    samples: dict[str, FloatArray]
+    provenance: dict[str, Any]
+
+    def __getattr__(self, name: str) -> Estimate:
+        """Estimate of the observable ``name``: mean of its per-network values."""
+        samples = self.__dict__.get("samples", {})
+        if name not in samples:
+            raise AttributeError(
+                f"{type(self).__name__} has no observable {name!r}; it has {', '.join(samples)}"
+            )
+        return Estimate.of(samples[name])
+
+    def __dir__(self) -> list[str]:
+        """Attributes, observables included."""
+        return [*super().__dir__(), *self.samples]
+
+    def __repr__(self) -> str:
+        """One line: what was simulated."""
+        return (
+            f"Simulation(depth={self.depth}, width={self.width}, replicates={self.replicates}, "
+            f"dtype={self.provenance.get('dtype')!r}, seed={self.provenance.get('seed')})"
+        )
+
+    @property
+    def replicates(self) -> int:
+        """Number of independent networks."""
+        return int(self.samples["second_moment"].shape[0])
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return int(self.samples["second_moment"].shape[1])
+
+    @property
+    def width(self) -> int:
+        """Channels of every layer."""
+        return int(self.provenance["width"])
+
+    @property
+    def log_gradient_norm(self) -> Estimate:
+        """E log(|g^l| / |g^L|): half the mean log ratio; heavy tails leave it a variance."""
+        return Estimate.of(0.5 * self.samples["log_gradient_ratio"])
+
+    @property
+    def gradient_norm(self) -> Estimate:
+        """sqrt(E|g^l|^2 / E|g^L|^2), a ratio of means, with the standard error of the delta method.
+
+        Use ``log_gradient_norm`` where the squared gradient has no variance.
+        """
+        ratio, last = self.samples["log_gradient_ratio"], self.samples["squared_gradient"][:, -1]
+        # A common factor for each layer keeps exp() in range at any depth; it cancels below.
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            top = ratio.max(axis=0)
+            relative = last / last.mean()
+            numerator = np.exp(ratio - top) * relative[:, None]
+            mean = numerator.mean(axis=0)
+            norm = np.sqrt(mean) * np.exp(0.5 * top)
+            if self.replicates == 1:
+                return Estimate(norm, np.full(norm.shape, math.inf), 1)
+            influence = numerator / mean - relative[:, None]
+            spread = influence.std(axis=0, ddof=1) / math.sqrt(self.replicates)
+            return Estimate(norm, 0.5 * norm * spread, self.replicates)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Table with one row per layer; columns ``name`` and ``name_sem``."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {"layer": np.arange(1, self.depth + 1)}
+        for name in (*self.samples, "log_gradient_norm", "gradient_norm"):
+            estimate = getattr(self, name)
+            columns[name] = estimate.mean
+            columns[f"{name}_sem"] = estimate.sem
+        return pd.DataFrame(columns).set_index("layer")
+
+    def save(self, path: str | Path) -> None:
+        """Write ``path`` (JSON: provenance) and the samples beside it (.npz); never pickle."""
+        target, arrays = _files(path)
+        document = {"schema": SCHEMA, "kind": "simulation", "provenance": self.provenance}
+        target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        np.savez_compressed(arrays, allow_pickle=False, **self.samples)
+
+
+def load(path: str | Path) -> Simulation:
+    """Read what ``Simulation.save`` wrote.
+
+    Raises
+    ------
+    StoreError
+        Missing or damaged files, another kind of result, or a newer schema.
+    """
+    source, arrays = _files(path)
+    try:
+        document = json.loads(source.read_text(encoding="utf-8"))
+        if not isinstance(document, dict) or document.get("kind") != "simulation":
+            raise StoreError(
+                f"{source.name} is not a saved simulation; save one with sim.save(path)."
+            )
+        if document.get("schema") != SCHEMA:
+            raise StoreError(
+                f"{source.name} has schema {document.get('schema')!r}, this version reads "
+                f"{SCHEMA}; update normcompass, or simulate again."
+            )
+        with np.load(arrays, allow_pickle=False) as archive:
+            samples = {name: np.asarray(archive[name], dtype=np.float64) for name in archive.files}
+        provenance = dict(document["provenance"])
+    except StoreError:
+        raise
+    except Exception as error:  # zipfile, zlib, json, OS: a file can be damaged in many ways
+        raise StoreError(
+            f"Cannot read {source.name} with its .npz ({error}); keep both files together, "
+            "or simulate again."
+        ) from error
+    shapes = {array.shape for array in samples.values()}
+    if not set(OBSERVABLES) <= set(samples) or len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        raise StoreError(f"{source.name} lacks observables; simulate again.")
+    return Simulation(samples, provenance)
+
+
+def _files(path: str | Path) -> tuple[Path, Path]:
+    """(name.json, name.npz) for ``name`` or ``name.json``."""
+    stem = str(path).removesuffix(".json")
+    return Path(f"{stem}.json"), Path(f"{stem}.npz")
