@@ -101,7 +101,7 @@ def test_variance_norm_collapses_geometrically() -> None:
         layer(activation=th.tanh, weights=th.gaussian(weight_variance=2.5)),
         layer(norm=th.layer_norm(), activation=th.gelu),
         layer(norm=th.group_norm(5), activation=th.leaky_relu(0.1)),
-        layer(norm=th.layer_norm(eps=0.3), activation=th.leaky_relu(-0.4)),
+        layer(norm=th.layer_norm(eps=0.3), activation=th.silu),
         layer(norm=th.group_norm(8), activation=th.softplus),
     ],
 )
