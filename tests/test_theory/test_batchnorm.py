@@ -17,8 +17,8 @@ from theory.routes.batchnorm import (
     chi_mean,
     cross_batch_similarity,
 )
-from theory.specs.activations import identity, leaky_relu, relu, tanh
 from theory.specs.activations import abs as absolute
+from theory.specs.activations import identity, leaky_relu, relu, tanh
 
 HOMOGENEOUS = {"relu": relu, "leaky": leaky_relu(0.2), "identity": identity, "abs": absolute}
 BATCHES = [4, 5, 6, 8, 16, 64, 100, 1000, 10_000, 1_000_000]
@@ -45,7 +45,13 @@ def _exact(batch, slopes, ddof):
     d = b * square - (square + (b - 1) * slope)
     q = square + (b - 1) * value
     inverse = (b - ddof) / ((b - 3) * (b - 1))
-    return square * (b - ddof) / b, 1 - value / square, mean, (b - 2) * square * inverse, (d - q) * inverse
+    return (
+        square * (b - ddof) / b,
+        1 - value / square,
+        mean,
+        (b - 2) * square * inverse,
+        (d - q) * inverse,
+    )
 
 
 @pytest.mark.parametrize("batch", BATCHES)

@@ -238,7 +238,9 @@ def test_infinite_moments_and_zero_variance():
     with pytest.raises(HypothesisError, match="another route"):
         forward(*_exchangeable(4, 0.5), norm=group_norm(4), slopes=(1.0, 0.0))
     # With eps > 0 identical samples are allowed: N(h) = 0 (BN) or h/sqrt(eps) (VN).
-    assert (forward(*_exchangeable(4, 0.0), norm=batch_norm(eps=0.1), slopes=(1.0, 0.0))[0] == 0).all()
+    assert (
+        forward(*_exchangeable(4, 0.0), norm=batch_norm(eps=0.1), slopes=(1.0, 0.0))[0] == 0
+    ).all()
     raw = forward(*_exchangeable(4, 0.0), norm=variance_norm(eps=0.1), slopes=(1.0, 0.0))
     assert raw[0] == pytest.approx(5.0, rel=1e-13)
 
@@ -281,5 +283,3 @@ def test_thirty_two_samples_and_ten_layers_take_less_than_a_second():
         q, gap, _, error = forward(2.0 * q, gap, norm=batch_norm(), slopes=(1.0, 0.0))
         assert error < 1e-10
     assert time.perf_counter() - start < 5.0  # 0.1 s on a quiet machine
-
-

@@ -38,6 +38,8 @@ _SHIFTS = np.linspace(0.02, 0.76, 75)
 _STRETCH = 1.3
 # Entire functions grow off the axis; this half-width is where they are still of order 1.
 _ENTIRE_STRIP = 1.6
+# A map this wide is straight to all digits that matter.
+_STRAIGHT = 1e3
 # Step of a plain trapezoidal rule for a Gaussian.
 _PLAIN_STEP = 0.55
 _PANEL_NODES = 18
@@ -57,13 +59,18 @@ def line_rule(
         nodes = np.concatenate([-points[::-1], points])
         weights = np.concatenate([weights[::-1], weights])
     else:
-        kappa = _STRETCH * min(function.strip, _ENTIRE_STRIP) / scale
+        kappa = _kappa(function, scale)
         end = math.asinh(_RANGE / kappa)
         step = float(_step(kappa, np.zeros(1))[0]) / resolution
         t = np.linspace(-end, end, 2 * math.ceil(end / step) + 1)
         nodes = kappa * np.sinh(t)
         weights = kappa * np.cosh(t) * (t[1] - t[0])
     return nodes, weights * np.exp(-0.5 * nodes * nodes) / math.sqrt(2.0 * math.pi)
+
+
+def _kappa(function: BaseFunction, scale: float) -> float:
+    """Where z = kappa sinh(t) turns from straight to exponential; far outside the range, straight."""
+    return min(_STRETCH * min(function.strip, _ENTIRE_STRIP) / scale, _STRAIGHT)
 
 
 def _step(kappa: float, offset: FloatArray) -> FloatArray:
@@ -120,7 +127,7 @@ def _inner_rule(
 
     A row is graded towards the zero of its argument, y = -offset, unless that lies in the tails.
     """
-    kappa = _STRETCH * min(function.strip, _ENTIRE_STRIP) / scale
+    kappa = _kappa(function, scale)
     graded = np.abs(offset) < _RANGE
     centre = np.where(graded, offset, 0.0)
     low = np.arcsinh((centre - _RANGE) / kappa)

@@ -16,6 +16,7 @@ __all__ = ["routes", "select"]
 def routes() -> tuple[Route, ...]:
     """All routes, cheapest and most accurate first."""
     from theory.routes.centering import CenteringRoute
+    from theory.routes.gates import EvoNormB0Limit, EvoNormS0Limit
     from theory.routes.limit import ClosedLimit, QuadratureLimit
     from theory.routes.pools import (
         BatchClosed,
@@ -24,7 +25,7 @@ def routes() -> tuple[Route, ...]:
         GroupPearson,
         Laplace,
     )
-    from theory.routes.sampled import Sobol
+    from theory.routes.sampled import SobolBatch, SobolGroup
 
     return (
         ClosedLimit(),
@@ -35,7 +36,10 @@ def routes() -> tuple[Route, ...]:
         GroupPearson(),
         GroupLaplace(),
         Laplace(),
-        Sobol(),
+        EvoNormS0Limit(),
+        EvoNormB0Limit(),
+        SobolBatch(),
+        SobolGroup(),
     )
 
 

@@ -172,11 +172,19 @@ def _elementwise(
     return value.reshape(arrays[0].shape), float(error.max(initial=0.0))
 
 
-def _ray(group: _Group, cutoff: float, *, power: float) -> tuple[FloatArray, FloatArray]:
-    """Nodes u and weights of int du; the integrand falls off like e^{-cutoff u} (1+u)^{power-n/2-1}."""
+def _ray(
+    group: _Group, cutoff: float, *, power: float, extra: float = 0.0
+) -> tuple[FloatArray, FloatArray]:
+    """Nodes u and weights of int du; the integrand falls off like e^{-cutoff u} (1+u)^{power-n/2-1}.
+
+    ``extra`` lengthens the range of log u.
+    """
     scale = 1.0 / (group.power + cutoff)
     limit = right_end(np.array([scale]), 2.0 * group.power, cutoff * scale, power)
-    x = np.arange(math.floor(_LEFT / _SPACING), math.ceil(limit / _SPACING) + 1) * _SPACING
+    x = (
+        np.arange(math.floor(_LEFT / _SPACING), math.ceil((limit + extra) / _SPACING) + 1)
+        * _SPACING
+    )
     shrink = np.exp(-x)
     u = scale * np.exp(x - shrink)
     return u, _SPACING * u * (1.0 + shrink)
@@ -212,7 +220,7 @@ def _moments(group: _Group, q: float) -> tuple[float, float, float]:
 
 def _gap(group: _Group, q1: float, q2: float, gap: float) -> tuple[float, float]:
     first, second = group.cutoff(q1), group.cutoff(q2)
-    floor = _floor(group.rank, first, second) if first != second else 0.0
+    floor = _floor(group, q1, q2) if first != second else 0.0
     if gap == 0.0:
         return floor, _ROUNDING
     delta = gap * (2.0 - gap)
@@ -249,7 +257,10 @@ def _slope(group: _Group, q1: float, q2: float, gap: float) -> tuple[float, floa
         two, error2 = _along_ray(group, first, power=2.0, other=m + 1.0)
         return scale * square * (one + 0.25 * m * two), max(error, error2)
     delta, c = gap * (2.0 - gap), 1.0 - gap
-    alpha, beta, weight = _grid(group, first, second, power=1.0)
+    # Along alpha = beta the integrand turns from u^{1-n/2} to a faster decay at u = 1/delta only.
+    short = group.eps == 0.0 and group.rank <= 2
+    extra = -math.log(delta) if short and 0.0 < delta < 1.0 else 0.0
+    alpha, beta, weight = _grid(group, first, second, power=0.0 if short else 1.0, extra=extra)
     stretch = 0.5 * (np.log1p(delta * alpha) + np.log1p(delta * beta))
     spread = np.expm1(stretch)
     s = spread + 1.0
@@ -270,31 +281,35 @@ def _slope(group: _Group, q1: float, q2: float, gap: float) -> tuple[float, floa
 
 
 def _grid(
-    group: _Group, first: float, second: float, *, power: float
+    group: _Group, first: float, second: float, *, power: float, extra: float = 0.0
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """alpha (X, 1), beta (1, Y) and weights of (1/pi) iint dalpha dbeta (alpha beta)^{-1/2}."""
-    alpha, alpha_weight = _ray(group, first, power=power)
-    beta, beta_weight = _ray(group, second, power=power)
+    alpha, alpha_weight = _ray(group, first, power=power, extra=extra)
+    beta, beta_weight = _ray(group, second, power=power, extra=extra)
     weight = np.outer(alpha_weight / np.sqrt(alpha), beta_weight / np.sqrt(beta)) / math.pi
     return alpha[:, None], beta[None, :], weight
 
 
-@lru_cache(maxsize=4096)
-def _floor(rank: int, first: float, second: float) -> float:
-    """Gap of two parallel samples: E[(x/|x| - y/|y|)^2]/2, x^2 = X/(X + 2 eps_1), X ~ chi^2_n.
+def _floor(group: _Group, q1: float, q2: float) -> float:
+    """Gap of parallel samples, 1 - E[x y]/sqrt(E[x^2] E[y^2]), x^2 = X/(X + 2 eps_1), X ~ chi^2_n.
 
-    Trapezoidal rule in log X over the part of the density above e^{-44}.
+    = 1 - (1 + v)^{-1/2}, v = Var(z)/E[z]^2 under the weight y^2, with z proportional to x/y:
+
+        z^2 = 1 + 2 (eps_1 - eps_2)(X - n)/((n + 2 eps_2)(X + 2 eps_1)),
+
+    so the gap keeps its relative precision for nearly equal q.  Trapezoidal rule in log X over the part
+    of the density above e^{-44}.
     """
-    half = 0.5 * rank
+    rank, half = group.rank, 0.5 * group.rank
+    first, second = group.cutoff(q1), group.cutoff(q2)
     left = -44.0 / half - 9.4 / math.sqrt(half) - 1.0
     right = math.log1p(44.0 / half) + 9.4 / math.sqrt(half)
     w = np.linspace(left, right, 801)
-    log_weight = half * (w - np.expm1(w))
     chi = rank * np.exp(w)
-    # X/(X + 2 eps) without overflow for any eps.
-    weight = np.exp(log_weight - log_weight.max())
-    x = np.sqrt(chi / (chi + 2.0 * first))
-    y = np.sqrt(chi / (chi + 2.0 * second))
-    x /= math.sqrt(float(weight @ x**2))
-    y /= math.sqrt(float(weight @ y**2))
-    return 0.5 * float(weight @ (x - y) ** 2)
+    weight = np.exp(half * (w - np.expm1(w))) * chi / (chi + 2.0 * second)
+    weight /= weight.sum()
+    spread = 2.0 * first * ((q2 - q1) / q2) * rank * np.expm1(w)
+    z = np.expm1(0.5 * np.log1p(spread / ((rank + 2.0 * second) * (chi + 2.0 * first))))
+    mean = float(weight @ z)
+    v = float(weight @ (z - mean) ** 2) / (1.0 + mean) ** 2
+    return -math.expm1(-0.5 * math.log1p(v))

@@ -32,7 +32,7 @@ FloatArray = NDArray[np.float64]
 
 # 30 bits per coordinate is what scipy's Sobol' engine draws; half a cell keeps ndtri finite.
 _BITS = 30
-_HALF_CELL = 0.5**(_BITS + 1)
+_HALF_CELL = 0.5 ** (_BITS + 1)
 # Rows times coordinates handed to an integrand at once: 4 MB per temporary array.
 _CHUNK = 1 << 19
 _ROUNDING = 4e-15
@@ -56,7 +56,10 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 4 <= self.scrambles <= 1024:
             raise out_of_domain(
-                "scrambles", self.scrambles, "an integer in [4, 1024]", "use 16: they are the error bar"
+                "scrambles",
+                self.scrambles,
+                "an integer in [4, 1024]",
+                "use 16: they are the error bar",
             )
         if not 1 <= self.log2_points <= 22:
             raise out_of_domain(

@@ -68,7 +68,9 @@ def refusal(
     return None if norm.eps > 0.0 else infinite_mean(norm, activation, rank=rank, want=want)
 
 
-def infinite_mean(norm: Normalizer, activation: Activation, *, rank: float, want: Want) -> str | None:
+def infinite_mean(
+    norm: Normalizer, activation: Activation, *, rank: float, want: Want
+) -> str | None:
     """Reason why the mean is infinite at eps = 0, or None."""
     if norm.denominator == "none":
         return None

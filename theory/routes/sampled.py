@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from theory.program import NormAct
-from theory.routes import rqmc_blocks, rqmc_pool
-from theory.routes.base import Want
+from theory.routes import rqmc_blocks, rqmc_pairs, rqmc_pool
+from theory.routes.base import SamplewiseRoute, Want
 from theory.states.base import Block, Gradient, Moments
 
-__all__ = ["Sobol"]
+__all__ = ["SobolBatch", "SobolGroup"]
 
 
-class Sobol:
-    """Scrambled Sobol' points of one pooled Gaussian vector, several scrambles."""
+class SobolBatch:
+    """Scrambled Sobol' points of one channel over the batch, several scrambles."""
 
     name = "RQMC"
 
     def refusal(self, op: NormAct, block: Block, want: Want) -> str | None:
+        if op.norm is not None and not op.norm.couples_samples:
+            return f"{op.norm.name} treats samples apart"
         return rqmc_pool.refusal(op.norm, op.activation, batch=block.batch, want=want)
 
     def moments(self, op: NormAct, block: Block) -> Moments:
         shared: dict[str, Any] = {"norm": op.norm, "activation": op.activation.base}
-        assert op.norm is not None
-        if not op.norm.couples_samples:
-            return self._pair_moments(block, shared)
         if block.exchangeable:
             q, gap, mean, error = rqmc_blocks.exchangeable_forward(
                 block.second_moment, block.gap, batch=int(block.batch), **shared
@@ -38,9 +40,6 @@ class Sobol:
 
     def pullback(self, op: NormAct, block: Block, value: Any) -> tuple[Any, float]:
         shared: dict[str, Any] = {"norm": op.norm, "activation": op.activation.base}
-        assert op.norm is not None
-        if not op.norm.couples_samples:
-            return self._pair_pullback(block, value, shared)
         if block.exchangeable:
             same, pair, error = rqmc_blocks.exchangeable_pullback(
                 block.second_moment, block.gap, value[0], value[1], batch=int(block.batch), **shared
@@ -55,3 +54,54 @@ class Sobol:
         self, op: NormAct, *, exchangeable: bool
     ) -> Callable[[Any, Gradient], Gradient] | None:
         return None
+
+
+class SobolGroup(SamplewiseRoute):
+    """Scrambled Sobol' points of a group of channels of one or two samples."""
+
+    name = "RQMC"
+
+    def refusal(self, op: NormAct, block: Block, want: Want) -> str | None:
+        if op.norm is None or op.norm.couples_samples:
+            return "it does not treat samples apart"
+        if op.norm.pool.channels == math.inf:
+            return f"{op.norm.name} pools the whole layer"
+        return rqmc_pool.refusal(op.norm, op.activation, batch=block.batch, want=want)
+
+    def single(self, op: NormAct, q: Any) -> tuple[Any, Any, float]:
+        def one(value: float) -> tuple[float, ...]:
+            return rqmc_pairs.group_moments(value, **_parts(op))
+
+        second_moment, mean, error = _each(one, q)
+        return second_moment, mean, float(np.max(error))
+
+    def pair_gap(self, op: NormAct, q1: Any, q2: Any, gap: Any) -> tuple[Any, float]:
+        def one(*pair: float) -> tuple[float, ...]:
+            return rqmc_pairs.group_pair_gap(*pair, **_parts(op))
+
+        value, error = _each(one, q1, q2, gap)
+        return value, float(np.max(error))
+
+    def slope(self, op: NormAct, q1: Any, q2: Any, gap: Any) -> tuple[Any, float]:
+        def one(*pair: float) -> tuple[float, ...]:
+            return rqmc_pairs.group_slope(*pair, **_parts(op))
+
+        value, error = _each(one, q1, q2, gap)
+        return value, float(np.max(error))
+
+
+def _parts(op: NormAct) -> dict[str, Any]:
+    return {"norm": op.norm, "activation": op.activation.base}
+
+
+def _each(function: Callable[..., tuple[float, ...]], *arguments: Any) -> tuple[Any, ...]:
+    """``function`` over broadcast arrays, once per distinct argument (pairs come in both orders)."""
+    arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in arguments))
+    known: dict[tuple[float, ...], tuple[float, ...]] = {}
+    rows = []
+    for values in zip(*(a.ravel().tolist() for a in arrays), strict=True):
+        key = (*sorted(values[:2]), *values[2:]) if len(values) == 3 else values
+        if key not in known:
+            known[key] = function(*key)
+        rows.append(known[key])
+    return tuple(np.array(column).reshape(arrays[0].shape) for column in zip(*rows, strict=True))
