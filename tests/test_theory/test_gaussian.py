@@ -20,7 +20,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from theory.errors import SpecificationError
+from theory.errors import NumericalError, SpecificationError
 from theory.routes import gaussian
 from theory.specs.activations import Activation
 
@@ -429,6 +429,13 @@ def test_second_moments_outside_the_domain_raise(value: float) -> None:
         gaussian.pair_gap(tanh, value, 1.0, 0.5)
     with pytest.raises(SpecificationError, match="q "):
         gaussian.second_moment_and_mean(tanh, [1.0, value])
+
+
+@pytest.mark.parametrize(("q1", "q2", "gap"), [(1.0, 1.0, 1e-300), (1e-40, 2e-40, 0.0)])
+def test_no_honest_answer_raises(q1: float, q2: float, gap: float) -> None:
+    """Underflow; and tanh so linear that the two directions agree to 1e-80."""
+    with pytest.raises(NumericalError, match="lost in rounding"):
+        gaussian.pair_gap(Activation(name="tanh"), q1, q2, gap)
 
 
 @pytest.mark.parametrize("gap", [-0.1, 2.1, math.nan])

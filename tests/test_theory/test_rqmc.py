@@ -73,7 +73,7 @@ def test_full_covariance_against_the_laplace_route(norm: th.Normalizer) -> None:
     q, gap = inputs.second_moment, inputs.gap
     slopes = (1.0, 0.0)
     exact_q, exact_gap, exact_mean, _ = laplace.forward(q, gap, norm=norm, slopes=slopes)
-    got_q, got_gap, got_mean, error = rqmc_blocks.batch_forward(
+    got_q, got_gap, got_mean, error, observed = rqmc_blocks.batch_forward(
         q, gap, norm=norm, activation=th.relu
     )
     np.testing.assert_allclose(got_q, exact_q, rtol=5 * error)
@@ -81,9 +81,12 @@ def test_full_covariance_against_the_laplace_route(norm: th.Normalizer) -> None:
     np.testing.assert_allclose(
         got_mean, exact_mean, rtol=0, atol=5 * error * math.sqrt(max(exact_q))
     )
+    assert observed < error
+    assert got_gap.mean() == pytest.approx(exact_gap.mean(), rel=5 * observed)
     gradient = np.eye(10) + 0.1
     exact, _ = laplace_backward.pullback(q, gap, gradient, norm=norm, slopes=slopes)
-    got, error = rqmc_blocks.batch_pullback(q, gap, gradient, norm=norm, activation=th.relu)
+    got, error, trace = rqmc_blocks.batch_pullback(q, gap, gradient, norm=norm, activation=th.relu)
+    assert np.trace(got) == pytest.approx(np.trace(exact), rel=5 * trace)
     scale = np.sqrt(np.outer(np.diag(exact), np.diag(exact)))
     assert np.max(np.abs(got - exact) / scale) < 5 * error
 

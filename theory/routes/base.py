@@ -107,9 +107,12 @@ class SamplewiseRoute(abc.ABC):
 
 
 def is_scale_free(op: NormAct) -> bool:
-    """Whether N(a h) = N(h) for a > 0: a denominator, no eps, no gate."""
+    """Whether N(a h) = N(h) for a > 0: a denominator, no eps, no gate in the numerator."""
     norm = op.norm
-    return norm is not None and norm.denominator != "none" and norm.eps == 0.0 and norm.gate is None
+    if norm is None or norm.denominator == "none" or norm.eps != 0.0:
+        return False
+    # EvoNorm-B0's gate compares v h with the batch's std, which scales as h does.
+    return norm.gate is None or norm.denominator == "evonorm_b0"
 
 
 def label(op: NormAct) -> str:

@@ -177,12 +177,16 @@ def _gap(activation: Activation, q1: float, q2: float, gap: float) -> tuple[floa
         return _erf_gap(q1, gap), 16.0 * _EPSILON
     function = base_function(activation)
     fine, coarse = (_gap_once(function, q1, q2, gap, level) for level in (1.0, _COARSE))
-    if fine[0] < _TINY:
+    error = _EPSILON * (8.0 + 4.0 * fine[1])
+    if fine[0] >= _TINY:
+        error += _stated(fine[0], coarse[0], fine[0])
+    if fine[0] < _TINY or error > 0.1:
+        # Rounding may then exceed the gap by any factor, so that no relative error is honest.
         raise NumericalError(
-            f"1 - cosine after {activation.name} underflows at gap = {gap!r}, "
-            f"second moments {q1!r} and {q2!r}; treat the samples as identical."
+            f"1 - cosine after {activation.name} is lost in rounding at gap = {gap!r}, second "
+            f"moments {q1!r} and {q2!r}: it must exceed about 1e-31; treat the pair as identical."
         )
-    return fine[0], _stated(fine[0], coarse[0], fine[0]) + _EPSILON * (8.0 + 4.0 * fine[1])
+    return fine[0], error
 
 
 def _gap_once(

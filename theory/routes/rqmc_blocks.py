@@ -52,7 +52,7 @@ def batch_forward(
     norm: Normalizer,
     activation: Activation,
     sampling: Sampling = _DEFAULT,
-) -> tuple[FloatArray, FloatArray, FloatArray, float]:
+) -> tuple[FloatArray, FloatArray, FloatArray, float, float]:
     """K = E[phi(N(h)) phi(N(h))'] of a batch, as second moments and gaps.
 
     Parameters
@@ -62,9 +62,10 @@ def batch_forward(
 
     Returns
     -------
-    second_moment (B,), gap (B, B), mean (B,), rel_error
+    second_moment (B,), gap (B, B), mean (B,), rel_error, mean_rel_error
         ``rel_error`` is relative to each second moment and each gap; for the mean to the root of
-        the second moment.
+        the second moment.  ``mean_rel_error`` is that of their averages over samples and pairs,
+        which is what observables are made of.
 
     Raises
     ------
@@ -98,12 +99,18 @@ def batch_forward(
     size = summarize(moments, means, sampling=sampling)
     gap_summary = summarize(new_gap, means, sampling=sampling)
     mean_summary = summarize(mean, means, sampling=sampling)
+    rounding = _rounding(gaps, gap_summary.value)
     error = max(
         size.relative(),
-        gap_summary.relative() + _rounding(gaps, gap_summary.value),
+        gap_summary.relative() + rounding,
         mean_summary.relative(np.sqrt(size.value)),
     )
-    return size.value, gap_summary.value, mean_summary.value, error
+
+    def averages(raw: FloatArray) -> FloatArray:
+        return np.array([moments(raw).mean(), new_gap(raw).mean()])
+
+    observed = summarize(averages, means, sampling=sampling).relative() + rounding
+    return size.value, gap_summary.value, mean_summary.value, error, observed
 
 
 def batch_pullback(
@@ -114,7 +121,7 @@ def batch_pullback(
     norm: Normalizer,
     activation: Activation,
     sampling: Sampling = _DEFAULT,
-) -> tuple[FloatArray, float]:
+) -> tuple[FloatArray, float, float]:
     """T(Pi) = E[J' Pi J], J = d phi(N(h))/dh.
 
     Parameters
@@ -126,8 +133,9 @@ def batch_pullback(
 
     Returns
     -------
-    T (B, B), rel_error
-        ``rel_error`` of T_ij is relative to sqrt(T_ii T_jj).
+    T (B, B), rel_error, trace_rel_error
+        ``rel_error`` of T_ij is relative to sqrt(T_ii T_jj); ``trace_rel_error`` that of tr T, the
+        squared gradient norm.
     """
     q = np.asarray(second_moment, dtype=float)
     pi = np.asarray(gradient, dtype=float)
@@ -150,7 +158,8 @@ def batch_pullback(
     means = _average(statistic, factor, norm, activation, "backward", sampling)
     summary = summarize(lambda raw: 0.5 * (raw + raw.T), means, sampling=sampling)
     root = np.sqrt(np.maximum(np.diagonal(summary.value), 0.0))
-    return summary.value, summary.relative(np.outer(root, root))
+    trace = summarize(lambda raw: np.array([np.trace(raw)]), means, sampling=sampling)
+    return summary.value, summary.relative(np.outer(root, root)), trace.relative()
 
 
 def exchangeable_forward(

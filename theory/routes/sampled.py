@@ -33,7 +33,7 @@ class SobolBatch:
                 block.second_moment, block.gap, batch=int(block.batch), **shared
             )
             return Moments(q, gap, mean, (error, error))
-        values, gaps, means, error = rqmc_blocks.batch_forward(
+        values, gaps, means, _, error = rqmc_blocks.batch_forward(
             block.second_moment, block.gap, **shared
         )
         return Moments(values, gaps, means, (error, error))
@@ -45,7 +45,10 @@ class SobolBatch:
                 block.second_moment, block.gap, value[0], value[1], batch=int(block.batch), **shared
             )
             return (same, pair), error
-        return rqmc_blocks.batch_pullback(block.second_moment, block.gap, value, **shared)
+        matrix, _, error = rqmc_blocks.batch_pullback(
+            block.second_moment, block.gap, value, **shared
+        )
+        return matrix, error
 
     def fast_push(self, op: NormAct, *, exchangeable: bool) -> Callable[[Any], Any] | None:
         return None
