@@ -5,8 +5,8 @@
 >>> sim.similarity.mean, sim.similarity.sem     # arrays over depth            # doctest: +SKIP
 """
 
-from montecarlo.comparison import compare
+from montecarlo.comparison import Comparison, compare
 from montecarlo.ensemble import simulate
 from montecarlo.results import Estimate, Simulation, load
 
-__all__ = ["Estimate", "Simulation", "compare", "load", "simulate"]
+__all__ = ["Comparison", "Estimate", "Simulation", "compare", "load", "simulate"]
