@@ -65,7 +65,9 @@ def test_import(benchmark: Any) -> None:
     code = "import time; t = time.perf_counter(); import theory; print(time.perf_counter() - t)"
 
     def seconds() -> float:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
         return float(done.stdout)
 
     best = min(seconds() for _ in range(5))

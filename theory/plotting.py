@@ -163,7 +163,7 @@ def plot_prediction(
     with np.errstate(invalid="ignore"):  # an infinite moment has no band
         low, high = value - error, value + error
     ax.fill_between(layers, low, high, color=look["color"], alpha=0.2, lw=0)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="x", integer=True)
     ax.set_xlabel("layer")
     ax.set_ylabel(axis_label)
     return ax

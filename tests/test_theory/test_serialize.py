@@ -228,10 +228,10 @@ def test_values_are_checked_as_in_code(text, argument):
 @pytest.mark.parametrize("value", [None, 3, {}, "relu", normalizers.batch_norm, object()])
 def test_only_specifications_are_written(value):
     for write in (to_dict, to_json, key):
-        with pytest.raises(SpecificationError, match="^spec = "):
+        with pytest.raises(SpecificationError, match=r"^spec = "):
             write(value)
 
 
 def test_only_text_is_read():
-    with pytest.raises(SpecificationError, match="^text = 'dict'"):
+    with pytest.raises(SpecificationError, match=r"^text = 'dict'"):
         from_json(to_dict(NETWORK))

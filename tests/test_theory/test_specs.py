@@ -212,9 +212,9 @@ def test_check_accepts_what_fits_and_refuses_foreign_objects():
     batch = exchangeable(batch=8, correlation=0.0)
     for norm in (None, batch_norm(), group_norm(2), normalizers.layer_norm()):
         check(FeedForward(Layer(norm=norm), depth=2), batch)
-    with pytest.raises(SpecificationError, match="^network = "):
+    with pytest.raises(SpecificationError, match=r"^network = "):
         check(Layer(), batch)
-    with pytest.raises(SpecificationError, match="^inputs = "):
+    with pytest.raises(SpecificationError, match=r"^inputs = "):
         check(FeedForward(Layer(), depth=2), np.ones((2, 2)))
 
 

@@ -1,0 +1,108 @@
+"""Tables of a verification for the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from montecarlo.claims import ALPHA, POWER, QUANTITIES
+from montecarlo.report import command, margins_table
+from montecarlo.verdicts import Row
+from montecarlo.verify import Run
+
+__all__ = ["print_margins", "print_run", "print_summary"]
+
+_STYLES = {"AGREE": "green", "REJECTED": "bold red", "INCONCLUSIVE": "yellow"}
+
+
+def print_margins(screen: Console) -> None:
+    """The margin of every quantity, before anything is simulated."""
+    table = Table(title="Margins, fixed beforehand", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("quantity")
+    table.add_column("margin", justify="right")
+    table.add_column("scale")
+    for row in margins_table():
+        table.add_row(*map(Text, row))
+    screen.print(table)
+
+
+def print_run(screen: Console, run: Run) -> None:
+    """Every test, and every wrong theory if there are any."""
+    table = Table(
+        title=f"{len(run.rows)} tests, family-wise error {ALPHA:g}; detectable: smallest relative error "
+        f"found with {100 * POWER:g} % power",
+        title_justify="left",
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
+    )
+    for name in ("case", "quantity"):
+        table.add_column(name, no_wrap=True)
+    for name in ("layer", "theory", "simulation ± s.e.", "detectable", "of margin"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    previous = None
+    for row in run.rows:
+        case = f"{row.case}/{row.inputs}"
+        if previous not in (None, case):
+            table.add_section()
+        table.add_row(
+            "" if previous == case else case, _short(row.quantity), str(row.layer),
+            f"{row.theory:.4f}", f"{row.simulation:.4f} ± {row.sem:.4f}",
+            f"{100 * row.detectable_relative:.2f} %",
+            f"{100 * row.detectable / row.margin:.0f} %",
+            Text(" ".join((row.verdict, *_notable(row))), style=_STYLES[row.verdict]),
+        )
+        previous = case
+    screen.print(table)
+    if run.controls:
+        _print_controls(screen, run)
+    for reason in run.skipped:
+        screen.print(Text(f"Not tested: {reason}."), style="dim")
+
+
+def _short(quantity: str) -> str:
+    return QUANTITIES[quantity].label.removeprefix("log ")
+
+
+def _notable(row: Row) -> tuple[str, ...]:
+    return tuple(flag for flag in row.flags if flag != "underpowered")
+
+
+def _print_controls(screen: Console, run: Run) -> None:
+    table = Table(
+        title="Wrong theories, each of which must be rejected; effect in margins",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0), pad_edge=False,
+    )
+    for name in ("case", "wrong theory", "shows in"):
+        table.add_column(name, no_wrap=True)
+    for name in ("layer", "true", "wrong", "simulation", "effect"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for control in run.controls:
+        table.add_row(
+            f"{control.case}/{control.inputs}", Text(control.control),
+            _short(control.quantity), str(control.layer), f"{control.theory:.4f}",
+            f"{control.wrong:.4f}", f"{control.simulation:.4f}", f"{control.effect:.1f}",
+            Text("REJECTED", style="green") if control.rejected
+            else Text("NOT REJECTED", style="bold red"),
+        )
+    screen.print(table)
+
+
+def print_summary(screen: Console, run: Run, *, path: Path, seconds: float) -> None:
+    """Counts, the report's path, and how to run it again."""
+    text = Text()
+    for name, count in run.counts.items():
+        text.append(f"{count} {name}  ", style=_STYLES[name] if count else "dim")
+    if run.controls:
+        caught = sum(control.rejected for control in run.controls)
+        text.append(f"{caught} of {len(run.controls)} wrong theories rejected  ")
+    text.append(f"({seconds:.0f} s)")
+    screen.print(text)
+    screen.print(Text(f"Report: {path}"))
+    screen.print(Text(f"Again:  {command(run)}"))

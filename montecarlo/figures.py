@@ -1,0 +1,214 @@
+"""Figures of a verification report, as PNG bytes that depend on the results alone.
+
+Lines are theory.  Points are intercepts a of the fits a + b/n, that is, simulations extrapolated to
+infinite width; bars are the intervals at the run's per-test level, bounds included.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from montecarlo.claims import ALPHA, INPUTS, QUANTITIES, Case
+from montecarlo.statistics import half_width
+from montecarlo.verdicts import Curve, Row
+from montecarlo.verify import Run
+from theory.plotting import style
+
+__all__ = ["agreement", "normalizer", "overview", "p_values"]
+
+_VERDICT_COLORS = {"AGREE": "#0072B2", "REJECTED": "#D55E00", "INCONCLUSIVE": "#888888"}
+_INPUT_STYLES = {"synthetic": ("#0072B2", "-", "o"), "digits": ("#D55E00", "--", "s")}
+_MARKERS = "os^Dv"
+_LOOK: dict[Any, Any] = {
+    "font.size": 8.0, "axes.titlesize": 8.5, "axes.spines.top": False, "axes.spines.right": False,
+}
+
+
+Arguments = ParamSpec("Arguments")
+
+
+def _styled(draw: Callable[Arguments, bytes]) -> Callable[Arguments, bytes]:
+    """Draw with this report's settings; matplotlib's global ones are left alone."""
+
+    @wraps(draw)
+    def styled(*args: Arguments.args, **kwargs: Arguments.kwargs) -> bytes:
+        with matplotlib.rc_context(_LOOK):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@_styled
+def agreement(run: Run) -> bytes:
+    """Every test's difference in units of its margin: theory is 0, the margin is 1."""
+    names = list(dict.fromkeys((row.case, row.inputs) for row in run.rows))
+    position = {name: len(names) - 1 - i for i, name in enumerate(names)}
+    figure = _figure(9.6, 1.2 + 0.21 * len(names))
+    panels = figure.subplots(1, len(QUANTITIES), sharey=True, sharex=True)
+    for ax, quantity in zip(panels, QUANTITIES.values(), strict=True):
+        rows = [row for row in run.rows if row.quantity == quantity.name]
+        layers = sorted({row.layer for row in rows})
+        for row in rows:
+            index = layers.index(row.layer)
+            offset = 0.6 * (index - (len(layers) - 1) / 2.0) / max(len(layers), 1)
+            ax.errorbar(
+                row.difference / row.margin,
+                position[row.case, row.inputs] - offset,
+                xerr=row.half_width / row.margin,
+                color=_VERDICT_COLORS[row.verdict],
+                marker=_MARKERS[index % len(_MARKERS)], markersize=3.0, elinewidth=0.8,
+            )
+        for edge in (-1.0, 1.0):
+            ax.axvline(edge, color="0.4", linestyle=":", linewidth=0.8)
+        ax.axvline(0.0, color="0.8", linewidth=0.8, zorder=0)
+        ax.set_title(f"{quantity.label}\nmargin {quantity.show(quantity.margin)}")
+        downward = ", ".join(map(str, layers))
+        ax.set_xlabel(f"difference / margin\n(layers {downward}, downward)")
+        ax.set_ylim(-0.6, len(names) - 0.4)
+    panels[0].set_xlim(-1.6, 1.6)
+    panels[0].set_yticks(list(position.values()), [f"{case}, {kind}" for case, kind in names])
+    return _png(figure)
+
+
+@_styled
+def p_values(run: Run) -> bytes:
+    """Sorted p-values beside the uniform law, and the curve below which Holm rejects."""
+    p = np.sort([row.p for row in run.rows if np.isfinite(row.p)])
+    figure = _figure(4.6, 3.4)
+    ax = figure.subplots()
+    if len(p):
+        rank = np.arange(1, len(p) + 1)
+        expected = (rank - 0.5) / len(p)
+        floor = 1e-2 * run.level
+        ax.loglog(expected, np.maximum(p, floor), "o", markersize=2.5, color="#0072B2", label="tests")
+        ax.loglog(expected, expected, color="0.6", linewidth=0.8, label="uniform")
+        ax.loglog(
+            expected, ALPHA / (len(run.rows) - rank + 1), color="#D55E00", linewidth=0.8,
+            linestyle="--", label=f"Holm, family-wise {ALPHA:g}",
+        )
+        ax.set_ylim(0.5 * floor, 1.5)
+    ax.set_xlabel("expected quantile")
+    ax.set_ylabel("p-value (bounds make it larger)")
+    ax.legend(frameon=False)
+    return _png(figure)
+
+
+@_styled
+def overview(run: Run, kind: str) -> bytes:
+    """All normalizers on one batch, the paper's observables over the layers."""
+    chosen = [case for case in run.cases if case.kind == kind]
+    figure = _figure(9.6, 6.4)
+    panels = figure.subplots(2, 2).ravel()
+    for ax, quantity in zip(panels, QUANTITIES.values(), strict=True):
+        for case in chosen:
+            look = style(case.name)
+            curve = run.curves[case.id][quantity.name]
+            _draw(ax, curve, run, look["color"], look["linestyle"], look["marker"], case.name)
+        ax.set_title(_title(quantity.name))
+        ax.set_xlabel("layer")
+        _integer_ticks(ax, run.budget.depth)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=7, frameon=False)
+    return _png(figure)
+
+
+@_styled
+def normalizer(run: Run, name: str) -> bytes:
+    """One normalizer on its batches: four quantities over layers, and one extrapolation."""
+    chosen = [case for case in run.cases if case.name == name]
+    figure = _figure(12.0, 2.4)
+    panels = figure.subplots(1, len(QUANTITIES) + 1)
+    for ax, quantity in zip(panels, QUANTITIES.values(), strict=False):
+        for case in chosen:
+            color, line, marker = _INPUT_STYLES[case.kind]
+            curve = run.curves[case.id][quantity.name]
+            _draw(ax, curve, run, color, line, marker, case.kind)
+        ax.set_title(_title(quantity.name))
+        ax.set_xlabel("layer")
+        _integer_ticks(ax, run.budget.depth)
+    panels[0].legend(frameon=False)
+    _extrapolation(panels[-1], run, chosen)
+    return _png(figure)
+
+
+def _extrapolation(ax: Any, run: Run, chosen: Sequence[Case]) -> None:
+    """Log gradient ratio of the first layer against 1/width: means, fit, and theory at 0."""
+    for case in chosen:
+        color, line, marker = _INPUT_STYLES[case.kind]
+        curve = run.curves[case.id]["gradient"]
+        theory = curve.theory[0]
+        inverse = 1.0 / np.asarray(curve.widths, dtype=np.float64)
+        ax.errorbar(
+            inverse, curve.means[:, 0] - theory, yerr=2.0 * curve.sems[:, 0], color=color,
+            marker=marker, markersize=3.0, linestyle="none", elinewidth=0.8,
+        )
+        fine = np.linspace(0.0, 1.05 * inverse.max(), 50)
+        fit = curve.fits[0]
+        if len(fit.slopes) == 1:
+            ax.plot(
+                fine, fit.intercept + fit.slopes[0] * fine - theory, color=color, linestyle=line,
+                linewidth=0.8,
+            )
+        ax.errorbar(0.0, fit.intercept - theory, yerr=2.0 * fit.sem, color=color, marker="_")
+    ax.axhline(0.0, color="0.8", linewidth=0.8, zorder=0)
+    ax.set_title("gradient, layer 1")
+    ax.set_ylabel("simulation − theory")
+    ax.set_xlabel("1 / width (bars: 2 s.e.)")
+
+
+def _draw(ax: Any, curve: Curve, run: Run, color: str, line: str, marker: str, label: str) -> None:
+    layers = np.arange(1, run.budget.depth + 1)
+    ax.plot(layers, curve.theory, color=color, linestyle=line, linewidth=0.9)
+    bars = [
+        half_width(sem=fit.sem, dof=fit.dof, level=run.level, bound=float(bound))
+        for fit, bound in zip(curve.fits, curve.bound.sum(axis=0), strict=True)
+    ]
+    ax.errorbar(
+        layers, curve.intercept, yerr=bars, color=color, marker=marker, markersize=3.0,
+        linestyle="none", elinewidth=0.8, label=label,
+    )
+
+
+def _title(name: str) -> str:
+    return {
+        "second_moment": "log second moment",
+        "similarity": "mean cosine similarity",
+        "stable_rank": "log stable rank",
+        "gradient": r"$\log(\|g^l\|^2 / \|g^L\|^2)$",
+    }[name]
+
+
+def _integer_ticks(ax: Any, depth: int) -> None:
+    ax.set_xticks(range(1, depth + 1, max(1, depth // 6)))
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # No date and no version in the file: the same results give the same bytes.
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def rows_of(run: Run, case: str) -> list[Row]:
+    """Rows of one normalizer."""
+    return [row for row in run.rows if row.case == case]
+
+
+def kinds_of(run: Run) -> list[str]:
+    """Input kinds of a run, in the order of the report."""
+    present = {case.kind for case in run.cases}
+    return [kind for kind in INPUTS if kind in present]

@@ -1,0 +1,180 @@
+"""Networks and inputs from the words of a command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from montecarlo.digits import digits
+from theory.errors import out_of_domain
+from theory.specs import activations, normalizers
+from theory.specs import weights as weight_specs
+from theory.specs.activations import ACTIVATION_NAMES, Activation
+from theory.specs.inputs import Inputs, exchangeable, from_data
+from theory.specs.networks import FeedForward, Layer
+from theory.specs.normalizers import Normalizer
+from theory.specs.weights import Weights
+from theory.zoo import zoo
+
+__all__ = ["build_inputs", "build_network"]
+
+_CONSTRUCTORS: Mapping[str, Callable[..., Normalizer]] = {
+    name: getattr(normalizers, name)
+    for name in (
+        "batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm",
+        "filter_response_norm", "variance_norm", "mean_centering", "evonorm_s0", "evonorm_b0",
+    )
+}
+_SIZED = {
+    "GN": "group_norm",
+    "group_norm": "group_norm",
+    "EvoNorm-S0": "evonorm_s0",
+    "evonorm_s0": "evonorm_s0",
+}
+_WEIGHTS: Mapping[str, Callable[..., Weights]] = {
+    "gaussian": weight_specs.gaussian,
+    "WN": weight_specs.weight_norm,
+    "weight_norm": weight_specs.weight_norm,
+    "SWS": weight_specs.scaled_weight_standardization,
+    "scaled_weight_standardization": weight_specs.scaled_weight_standardization,
+    "WC": weight_specs.centered_weights,
+    "centered_weights": weight_specs.centered_weights,
+}
+_WITH_VARIANCE = ("gaussian", "WC", "centered_weights")
+
+
+def build_network(
+    *,
+    norm: str | None,
+    group_size: int | None,
+    eps: float,
+    activation: str | None,
+    weights: str | None,
+    weight_variance: float | None,
+    depth: int,
+) -> FeedForward:
+    """A layer of the zoo, or of a normalizer's constructor, with what the options replace.
+
+    Parameters
+    ----------
+    norm
+        A name of ``theory.zoo``, a constructor's name, or either with a size: ``GN(8)``.
+    group_size
+        For group_norm and evonorm_s0, instead of the size in parentheses.
+    eps
+        Added to the pool's variance; only for a normalizer that divides.
+    activation, weights, weight_variance
+        Replacements for the layer's own; None keeps them.
+    depth
+        Number of layers.
+
+    Raises
+    ------
+    SpecificationError
+        A name that does not exist, or parts that do not fit together.
+    """
+    layer = _layer(norm, group_size)
+    if eps != 0.0:
+        if layer.norm is None:
+            raise out_of_domain("eps", eps, "0 without a normalizer", "drop it or give --norm")
+        layer = dataclasses.replace(layer, norm=dataclasses.replace(layer.norm, eps=eps))
+    if activation is not None:
+        layer = dataclasses.replace(layer, activation=_activation(activation))
+    if weights is not None or weight_variance is not None:
+        layer = dataclasses.replace(layer, weights=_weights(weights, weight_variance, layer.weights))
+    return FeedForward(layer, depth=depth)
+
+
+def build_inputs(kind: str, *, batch: int, correlation: float) -> Inputs:
+    """``synthetic``: an exchangeable batch; ``digits``: as many handwritten digits.
+
+    Raises
+    ------
+    SpecificationError
+        Another kind, or values outside their domain.
+    """
+    if kind == "synthetic":
+        return exchangeable(batch=batch, correlation=correlation)
+    if kind == "digits":
+        return from_data(digits(batch=batch))
+    raise out_of_domain("inputs", kind, "synthetic or digits", "check the spelling")
+
+
+def _layer(norm: str | None, group_size: int | None) -> Layer:
+    if norm is None:
+        if group_size is not None:
+            raise out_of_domain("group_size", group_size, "left out without --norm", "add --norm GN")
+        return zoo["plain"]
+    match = re.fullmatch(r"([\w-]+?)(?:\((\d+)\))?", norm.strip())
+    stem = match[1] if match else ""
+    size = int(match[2]) if match and match[2] else None
+    if size is not None and group_size is not None and size != group_size:
+        raise out_of_domain("group_size", group_size, f"{size}, as in {norm}", "give it once")
+    size = group_size if size is None else size
+    if stem in _SIZED:
+        return _sized(_SIZED[stem], size)
+    if size is not None:
+        raise out_of_domain("norm", norm, "without a size", f"sizes are for {', '.join(_SIZED)}")
+    if stem in zoo:
+        return zoo[stem]
+    if stem in _CONSTRUCTORS:
+        layer = Layer(norm=_CONSTRUCTORS[stem]())
+        return _own_nonlinearity(layer)
+    names = ", ".join([*zoo, *_CONSTRUCTORS])
+    raise out_of_domain("norm", norm, f"one of {names}", "check the spelling; GN(4) is a size too")
+
+
+def _sized(constructor: str, size: int | None) -> Layer:
+    if constructor == "evonorm_s0":
+        return _own_nonlinearity(Layer(norm=normalizers.evonorm_s0(size)))
+    if size is None:
+        raise out_of_domain("group_size", size, "an integer >= 1", 'write --norm "GN(8)", say')
+    return Layer(norm=normalizers.group_norm(size))
+
+
+def _own_nonlinearity(layer: Layer) -> Layer:
+    """EvoNorm brings its own: its activation is the identity unless another is asked for."""
+    assert layer.norm is not None
+    if layer.norm.gate is None:
+        return layer
+    return dataclasses.replace(layer, activation=activations.identity)
+
+
+def _activation(text: str) -> Activation:
+    match = re.fullmatch(r"leaky_relu\(([^()]*)\)", text.strip())
+    if match:
+        try:
+            slope: Any = float(match[1])
+        except ValueError:
+            slope = match[1]
+        return activations.leaky_relu(slope)
+    if text == "scaled_relu":
+        return activations.scaled_relu
+    if text == "leaky_relu" or text not in ACTIVATION_NAMES:
+        names = ", ".join(n for n in ACTIVATION_NAMES if n != "leaky_relu")
+        raise out_of_domain(
+            "activation", text, f"one of {names}, leaky_relu(slope), scaled_relu", "check the spelling"
+        )
+    return Activation(name=text)
+
+
+def _weights(name: str | None, variance: float | None, present: Weights) -> Weights:
+    if name is None:
+        if variance is None:
+            return present
+        if present.normalized:
+            raise out_of_domain(
+                "weight_variance", variance, f"left out for {present.name}", "its rows have a fixed norm"
+            )
+        return dataclasses.replace(present, weight_variance=variance)
+    if name not in _WEIGHTS:
+        raise out_of_domain("weights", name, "gaussian, WN, SWS or WC", "check the spelling")
+    if variance is None:
+        return _WEIGHTS[name]()
+    if name not in _WITH_VARIANCE:
+        raise out_of_domain(
+            "weight_variance", variance, f"left out for {name}", "its rows have a fixed norm"
+        )
+    return _WEIGHTS[name](weight_variance=variance)

@@ -1,0 +1,328 @@
+"""The report of a verification: index.html (self-contained), verify.json, verify.csv, timings.json.
+
+The first three have the same bytes for the same seed on one machine and set of versions, whatever
+the number of workers; what differs from run to run (dates, durations) is in timings.json alone.
+All text is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import dataclasses
+import html
+import io
+import json
+import math
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numba
+import numpy as np
+import scipy
+
+from montecarlo import figures
+from montecarlo.claims import ALPHA, POWER, QUANTITIES, cases
+from montecarlo.verdicts import ControlRow, Row
+from montecarlo.verify import Run
+from theory.errors import StoreError
+from theory.provenance import version_of
+
+__all__ = ["command", "csv_text", "finite", "json_document", "margins_table", "write"]
+
+SCHEMA = 1
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 76em; padding: 0 1em; color: #222 }
+h1 { margin-bottom: 0.2em } h2 { margin-top: 2em; border-bottom: 1px solid #ccc }
+img { max-width: 100%; height: auto }
+table { border-collapse: collapse; font-size: 13px; margin: 0.6em 0 }
+th, td { padding: 0.15em 0.7em; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap }
+th { background: #f4f4f4 } .text { text-align: left; white-space: normal }
+.count { display: inline-block; padding: 0.3em 0.9em; margin-right: 0.6em; background: #eee }
+.AGREE { color: #0072B2 } .REJECTED { color: #D55E00; font-weight: bold }
+.INCONCLUSIVE { color: #777; font-weight: bold }
+code { background: #f4f4f4; padding: 0.1em 0.3em }
+figure { margin: 0.8em 0 } figcaption { color: #555; font-size: 13px }
+"""
+
+_METHOD = (
+    "A finite network's mean is a + b/n at width n, plus higher orders. For each quantity and layer "
+    "the means at several widths are fitted by weighted least squares; the intercept a is compared "
+    "with the prediction. The interval and the detectable error include what does not average out: "
+    "the prediction's stated numerical error, rounding in single precision, and the neglected "
+    "second-order term of the expansion. REJECTED: Holm's procedure rejects agreement and the "
+    "interval is not inside the margin. INCONCLUSIVE: not rejected, but the smallest error that "
+    "this run detects exceeds the margin. AGREE: otherwise; the flag 'deviation' marks a difference that "
+    "is not zero but whose whole interval lies inside the margin."
+)
+
+_INPUTS = (
+    "synthetic: an exchangeable batch of 8 samples (16 for VN and EvoNorm-B0, whose gradients have a "
+    "variance only from 10 on) with correlation 0.3. digits: 16 handwritten digits from scikit-learn, "
+    "scaled to a mean second moment of 1, with their full covariance. A normalized row of weights "
+    "sees its fan-in, and 64 pixels are far from the limit that the theory describes; WN and SWS are "
+    "therefore given the digits' Gram matrix and feature means, which the simulation realizes "
+    "exactly at an input dimension equal to the width. All other cases see the pixels themselves."
+)
+
+
+def write(run: Run, folder: Path, *, timings: Mapping[str, Any] | None = None) -> Path:
+    """Write the report into ``folder`` and return the path of its index.html.
+
+    Raises
+    ------
+    StoreError
+        The folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        document = json.dumps(json_document(run), indent=1, allow_nan=False) + "\n"
+        (folder / "verify.json").write_text(document, encoding="utf-8")
+        (folder / "verify.csv").write_text(csv_text(run), encoding="utf-8", newline="")
+        (folder / "index.html").write_text(_page(run), encoding="utf-8")
+        if timings is not None:
+            text = json.dumps(dict(timings), indent=1) + "\n"
+            (folder / "timings.json").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(
+            f"out = {str(folder)!r} cannot be written ({error.strerror}); choose another folder "
+            "with --out."
+        ) from error
+    return folder / "index.html"
+
+
+def command(run: Run) -> str:
+    """The command that reproduces a run."""
+    present = {case.id for case in run.cases}
+    everything = [case.id for case in cases(run.inputs)]
+    absent = [name for name in everything if name not in present]
+    parts = ["normcompass verify"]
+    if run.budget.name == "quick":
+        parts.append("--quick")
+    parts.append(f"--inputs {run.inputs}")
+    if run.controls:
+        parts.append("--controls")
+    if len(absent) <= len(present):
+        parts += [f"--skip '{name}'" for name in absent]
+    else:
+        parts += [f"--only '{case.id}'" for case in run.cases]
+    return " ".join([*parts, f"--seed {run.seed}"])
+
+
+def margins_table() -> list[tuple[str, str, str]]:
+    """(quantity, margin, reason): fixed in ``claims.QUANTITIES``."""
+    return [(q.label, q.show(q.margin), q.reason) for q in QUANTITIES.values()]
+
+
+def json_document(run: Run) -> dict[str, Any]:
+    """Everything as JSON values: {"schema": 1, "kind": "verification", ...}; NaN and inf are null."""
+    document = {
+        "schema": SCHEMA,
+        "kind": "verification",
+        "command": command(run),
+        "exit_status": run.exit_status,
+        "counts": run.counts,
+        "alpha": ALPHA,
+        "power": POWER,
+        "tests": len(run.rows),
+        "level": run.level,
+        "seed": run.seed,
+        "budget": dataclasses.asdict(run.budget),
+        "margins": [dataclasses.asdict(q) for q in QUANTITIES.values()],
+        "rows": [dataclasses.asdict(row) for row in run.rows],
+        "controls": [dataclasses.asdict(control) for control in run.controls],
+        "skipped": list(run.skipped),
+        "curves": {
+            case: {
+                name: {
+                    "widths": curve.widths,
+                    "networks": curve.networks,
+                    "theory": curve.theory.tolist(),
+                    "intercept": curve.intercept.tolist(),
+                    "sem": curve.sem.tolist(),
+                    "means": curve.means.tolist(),
+                    "sems": curve.sems.tolist(),
+                }
+                for name, curve in curves.items()
+            }
+            for case, curves in run.curves.items()
+        },
+        "provenance": _provenance(),
+    }
+    plain = finite(document)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def csv_text(run: Run) -> str:
+    """One line per test, with the fields of ``Row``."""
+    buffer = io.StringIO()
+    names = [field.name for field in dataclasses.fields(Row)]
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(names)
+    for row in run.rows:
+        values = [getattr(row, name) for name in names]
+        writer.writerow([" ".join(v) if isinstance(v, tuple) else v for v in values])
+    return buffer.getvalue()
+
+
+def _provenance() -> dict[str, str]:
+    return {
+        "normcompass": version_of("normcompass"),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "numba": numba.__version__,
+        "matplotlib": matplotlib.__version__,
+        "processor": platform.machine(),
+        "system": platform.system(),
+    }
+
+
+def finite(value: Any) -> Any:
+    """Strict JSON: no NaN, no infinity."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _page(run: Run) -> str:
+    counts = run.counts
+    badges = "".join(
+        f'<span class="count {name}">{count} {name}</span>' for name, count in counts.items()
+    )
+    if run.controls:
+        caught = sum(control.rejected for control in run.controls)
+        badges += f'<span class="count">{caught} of {len(run.controls)} wrong theories rejected</span>'
+    kinds = figures.kinds_of(run)
+    names = list(dict.fromkeys(case.name for case in run.cases))
+    body = [
+        "<h1>normcompass: theory against simulation</h1>",
+        f"<p>{badges}</p>",
+        f"<p>{len(run.rows)} tests, family-wise error {ALPHA:g} (Holm), "
+        f"{100 * POWER:g} % power at the detectable error. "
+        f"Reproduce with <code>{_escape(command(run))}</code> (exit status {run.exit_status}).</p>",
+        _figure(
+            figures.agreement(run),
+            "Every test: simulation minus theory in units of the margin (dotted), with intervals at "
+            "the per-test level.",
+        ),
+        *(
+            _figure(
+                figures.overview(run, kind),
+                f"{kind}: theory (lines) and simulation extrapolated to infinite width (points).",
+            )
+            for kind in kinds
+        ),
+        _figure(figures.p_values(run), "p-values of all tests against the uniform law."),
+        "<h2>Margins</h2>",
+        _table(("quantity", "margin", "why this scale"), margins_table(), text=(0, 2)),
+        f"<h2>Method</h2><p>{_escape(_METHOD)}</p><p>{_escape(_INPUTS)}</p>",
+        _budget(run),
+    ]
+    if run.controls:
+        body += ["<h2>Wrong theories</h2>", _controls(run.controls)]
+    for name in names:
+        body += _section(run, name)
+    if run.skipped:
+        items = "".join(f"<li>{_escape(item)}</li>" for item in run.skipped)
+        body.append(f"<h2>Not tested</h2><ul>{items}</ul>")
+    versions = ", ".join(f"{key} {value}" for key, value in _provenance().items())
+    body.append(f"<h2>Provenance</h2><p>seed {run.seed}; {_escape(versions)}</p>")
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        "<title>normcompass verify</title>"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+    )
+
+
+def _section(run: Run, name: str) -> list[str]:
+    statement = next(case.statement for case in run.cases if case.name == name)
+    header = (
+        "input", "quantity", "layer", "theory", "simulation", "s.e.", "difference", "detectable",
+        "margin", "p (Holm)", "verdict", "route",
+    )
+    rows = []
+    for row in figures.rows_of(run, name):
+        show = QUANTITIES[row.quantity].show
+        rows.append(
+            (
+                row.inputs, QUANTITIES[row.quantity].label, str(row.layer), f"{row.theory:.5f}",
+                f"{row.simulation:.5f}", f"{row.sem:.1e}", show(row.difference / row.layers),
+                show(row.detectable / row.layers), show(row.margin / row.layers),
+                f"{row.p_holm:.3g}", " ".join((row.verdict, *row.flags)), row.route,
+            )
+        )
+    caption = (
+        "Points: intercepts with intervals at the per-test level; lines: theory. Right: the means "
+        "behind the first layer's gradient, over 1/width."
+    )
+    return [
+        f"<h2>{_escape(name)}</h2><p>{_escape(statement)}</p>",
+        _figure(figures.normalizer(run, name), caption),
+        _table(header, rows, text=(0, 1, 10, 11)),
+    ]
+
+
+def _controls(controls: Iterable[ControlRow]) -> str:
+    header = (
+        "layer under test", "input", "wrong theory", "mistake", "shows in", "at layer",
+        "wrong", "true", "simulation", "effect / margin", "p", "verdict",
+    )
+    rows = [
+        (
+            c.case, c.inputs, c.control, c.statement, QUANTITIES[c.quantity].label, str(c.layer),
+            f"{c.wrong:.4f}", f"{c.theory:.4f}", f"{c.simulation:.4f}", f"{c.effect:.1f}",
+            f"{c.p:.1e}", "REJECTED" if c.rejected else "NOT REJECTED",
+        )
+        for c in controls
+    ]
+    return _table(header, rows, text=(0, 1, 2, 3, 4, 11))
+
+
+def _budget(run: Run) -> str:
+    rows = [
+        (
+            case.id, str(case.batch), str(run.budget.depth),
+            ", ".join(f"{n} × {width}" for width, n in case.plan(run.budget)),
+        )
+        for case in run.cases
+    ]
+    return _table(("case", "batch", "depth", "networks × width"), rows, text=(0, 3))
+
+
+def _table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, text: tuple[int, ...] = ()
+) -> str:
+    def cell(tag: str, column: int, value: str) -> str:
+        kind = ["text"] if column in text else []
+        kind += [word for word in value.split() if word in ("AGREE", "REJECTED", "INCONCLUSIVE")][:1]
+        attribute = f' class="{" ".join(kind)}"' if kind else ""
+        return f"<{tag}{attribute}>{_escape(value)}</{tag}>"
+
+    lines = ["".join(cell("th", column, value) for column, value in enumerate(header))]
+    lines += ["".join(cell("td", column, value) for column, value in enumerate(row)) for row in rows]
+    return "<table>" + "".join(f"<tr>{line}</tr>\n" for line in lines) + "</table>"
+
+
+def _figure(png: bytes, caption: str) -> str:
+    data = base64.b64encode(png).decode("ascii")
+    return (
+        f'<figure><img alt="{_escape(caption)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{_escape(caption)}</figcaption></figure>"
+    )
+
+
+def _escape(text: str) -> str:
+    return html.escape(text, quote=True)
