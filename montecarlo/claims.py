@@ -103,20 +103,34 @@ QUANTITIES: Mapping[str, Quantity] = MappingProxyType(
         q.name: q
         for q in (
             Quantity(
-                name="second_moment", label="log second moment", margin=0.03, per_layer=True,
+                name="second_moment",
+                label="log second moment",
+                margin=0.03,
+                per_layer=True,
                 logarithmic=True,
                 reason="log E[x²] is a sum of one rate per layer, so errors are judged per layer",
             ),
             Quantity(
-                name="similarity", label="similarity", margin=0.03, per_layer=False,
-                logarithmic=False, reason="mean cosine of two samples, absolute",
+                name="similarity",
+                label="similarity",
+                margin=0.03,
+                per_layer=False,
+                logarithmic=False,
+                reason="mean cosine of two samples, absolute",
             ),
             Quantity(
-                name="stable_rank", label="log stable rank", margin=0.05, per_layer=False,
-                logarithmic=True, reason="relative error of tr M / ‖M‖₂",
+                name="stable_rank",
+                label="log stable rank",
+                margin=0.05,
+                per_layer=False,
+                logarithmic=True,
+                reason="relative error of tr M / ‖M‖₂",
             ),
             Quantity(
-                name="gradient", label="log gradient ratio", margin=0.03, per_layer=True,
+                name="gradient",
+                label="log gradient ratio",
+                margin=0.03,
+                per_layer=True,
                 logarithmic=True,
                 reason="log(‖g^l‖²/‖g^L‖²): relative error of λ, the factor per layer",
             ),
@@ -226,19 +240,29 @@ class Budget:
 
 
 QUICK = Budget(
-    name="quick", depth=6, forward=(2, 6), backward=(1, 3), widths=(96, 192, 384),
+    name="quick",
+    depth=6,
+    forward=(2, 6),
+    backward=(1, 3),
+    widths=(96, 192, 384),
     networks=(600, 200, 300),
 )
 FULL = Budget(
-    name="full", depth=20, forward=(2, 6, 12, 20), backward=(1, 8, 14),
-    widths=(192, 384, 768), networks=(600, 200, 300),
+    name="full",
+    depth=20,
+    forward=(2, 6, 12, 20),
+    backward=(1, 8, 14),
+    widths=(192, 384, 768),
+    networks=(600, 200, 300),
 )
 
 
 def _group_rms(size: int) -> Normalizer:
     """GN that forgets its mean: a pool of rank G instead of G - 1."""
     pool = Pool(samples=False, positions=True, channels=size)
-    return Normalizer(name=f"rms over {size} channels", pool=pool, centered=False, denominator="rms")
+    return Normalizer(
+        name=f"rms over {size} channels", pool=pool, centered=False, denominator="rms"
+    )
 
 
 _GN6 = Layer(norm=group_norm(6))
@@ -342,9 +366,18 @@ _LAYERS: tuple[tuple[str, str, Layer, tuple[Control, ...]], ...] = (
 _BATCH: Mapping[str, int] = {"VN": 16, "EvoNorm-B0": 16}
 # Spread and size of the 1/n correction differ between layers; found in pilot runs of other seeds.
 _EFFORT: Mapping[str, float] = {
-    "plain": 1.6, "BN": 0.8, "MC": 0.5, "LN": 0.8, "RMSNorm": 1.2, "GN(6)": 1.9,
-    "EvoNorm-S0": 1.5, "EvoNorm-B0/synthetic": 2.4, "EvoNorm-B0/digits": 1.4,
-    "WN/synthetic": 1.3, "WN/digits": 3.2, "SWS": 0.9,
+    "plain": 1.6,
+    "BN": 0.8,
+    "MC": 0.5,
+    "LN": 0.8,
+    "RMSNorm": 1.2,
+    "GN(6)": 1.9,
+    "EvoNorm-S0": 1.5,
+    "EvoNorm-B0/synthetic": 2.4,
+    "EvoNorm-B0/digits": 1.4,
+    "WN/synthetic": 1.3,
+    "WN/digits": 3.2,
+    "SWS": 0.9,
 }
 _WIDTHS: Mapping[str, float] = {"VN": 1.5}
 # As samples collapse, VN's corrections to its scale grow with depth; deeper layers need wider networks.
@@ -370,10 +403,15 @@ def cases(kind: str) -> tuple[Case, ...]:
     chosen = [inputs for inputs in INPUTS if kind in (inputs, "all")]
     return tuple(
         Case(
-            name=name, statement=statement, layer=layer, kind=inputs, controls=controls,
+            name=name,
+            statement=statement,
+            layer=layer,
+            kind=inputs,
+            controls=controls,
             batch=16 if inputs == "digits" else _BATCH.get(name, 8),
             effort=_EFFORT.get(f"{name}/{inputs}", _EFFORT.get(name, 1.0)),
-            widths=_WIDTHS.get(name, 1.0), deepest=_DEEPEST.get(name, math.inf),
+            widths=_WIDTHS.get(name, 1.0),
+            deepest=_DEEPEST.get(name, math.inf),
         )
         for inputs in chosen
         for name, statement, layer, controls in _LAYERS

@@ -92,12 +92,14 @@ def verify(
         bool, typer.Option("--quick", help="Up to a minute on two cores instead of up to ten.")
     ] = False,
     inputs: Annotated[InputChoice, typer.Option("--inputs", help="Batches.")] = InputChoice.all,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder of the report.")
-    ] = Path("normcompass-report"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the report.")] = Path(
+        "normcompass-report"
+    ),
     controls: Annotated[
         bool,
-        typer.Option("--controls", help="Also judge wrong theories, all of which must be rejected."),
+        typer.Option(
+            "--controls", help="Also judge wrong theories, all of which must be rejected."
+        ),
     ] = False,
     seed: SEED = 0,
     workers: WORKERS = None,
@@ -128,8 +130,13 @@ def verify(
     total = verification.block_count(chosen, budget=budget, controls=controls)
     with _progress(total) as advance:
         run = verification.run(
-            chosen, budget=budget, inputs=inputs.value, controls=controls, seed=seed,
-            workers=workers, advance=advance,
+            chosen,
+            budget=budget,
+            inputs=inputs.value,
+            controls=controls,
+            seed=seed,
+            workers=workers,
+            advance=advance,
         )
     console.print_run(screen, run)
     simulated = time.perf_counter()
@@ -168,11 +175,22 @@ def predict(
 
     _one_format(as_json, as_csv)
     network, batch_of = _specification(
-        norm, group_size, eps, activation, weights, weight_variance, depth, batch, correlation, inputs
+        norm,
+        group_size,
+        eps,
+        activation,
+        weights,
+        weight_variance,
+        depth,
+        batch,
+        correlation,
+        inputs,
     )
     prediction = compute(network, batch_of)
     columns = {
-        name: getattr(prediction, name) for name in OBSERVABLES if getattr(prediction, name) is not None
+        name: getattr(prediction, name)
+        for name in OBSERVABLES
+        if getattr(prediction, name) is not None
     }
     logarithms = {
         name: getattr(prediction, name) for name in ("log_second_moment", "log_gradient_norm")
@@ -184,8 +202,10 @@ def predict(
     if as_json:
         _write_json(
             {
-                "schema": 1, "kind": "prediction",
-                "network": _as_dict(network), "inputs": _as_dict(batch_of),
+                "schema": 1,
+                "kind": "prediction",
+                "network": _as_dict(network),
+                "inputs": _as_dict(batch_of),
                 "regime": {"status": prediction.regime.status, "reason": prediction.regime.reason},
                 "values": {name: list(map(float, v)) for name, v in (columns | logarithms).items()},
                 "error": {name: list(map(float, prediction.error[name])) for name in columns},
@@ -213,7 +233,9 @@ def simulate(
     batch: BATCH = 16,
     correlation: CORRELATION = 0.5,
     inputs: SOURCE = "synthetic",
-    width: Annotated[int, typer.Option("--width", metavar="N", help="Channels of every layer.")] = 256,
+    width: Annotated[
+        int, typer.Option("--width", metavar="N", help="Channels of every layer.")
+    ] = 256,
     replicates: Annotated[
         int, typer.Option("--replicates", metavar="R", help="Number of random networks.")
     ] = 32,
@@ -232,11 +254,26 @@ def simulate(
 
     _one_format(as_json, as_csv)
     network, batch_of = _specification(
-        norm, group_size, eps, activation, weights, weight_variance, depth, batch, correlation, inputs
+        norm,
+        group_size,
+        eps,
+        activation,
+        weights,
+        weight_variance,
+        depth,
+        batch,
+        correlation,
+        inputs,
     )
     simulation = compute(
-        network, batch_of, width=width, replicates=replicates, seed=seed, dtype=dtype.value,
-        workers=workers, progress=sys.stderr.isatty(),
+        network,
+        batch_of,
+        width=width,
+        replicates=replicates,
+        seed=seed,
+        dtype=dtype.value,
+        workers=workers,
+        progress=sys.stderr.isatty(),
     )
     columns = {}
     for name in SHOWN:
@@ -251,9 +288,14 @@ def simulate(
     if as_json:
         _write_json(
             {
-                "schema": 1, "kind": "simulation",
-                "network": _as_dict(network), "inputs": _as_dict(batch_of),
-                "width": width, "replicates": replicates, "seed": seed, "dtype": dtype.value,
+                "schema": 1,
+                "kind": "simulation",
+                "network": _as_dict(network),
+                "inputs": _as_dict(batch_of),
+                "width": width,
+                "replicates": replicates,
+                "seed": seed,
+                "dtype": dtype.value,
                 "values": {name: list(map(float, v)) for name, v in columns.items()},
             }
         )
@@ -288,8 +330,13 @@ def _specification(
     inputs: str,
 ) -> tuple[FeedForward, Inputs]:
     network = build_network(
-        norm=norm, group_size=group_size, eps=eps, activation=activation, weights=weights,
-        weight_variance=weight_variance, depth=depth,
+        norm=norm,
+        group_size=group_size,
+        eps=eps,
+        activation=activation,
+        weights=weights,
+        weight_variance=weight_variance,
+        depth=depth,
     )
     return network, build_inputs(inputs, batch=batch, correlation=correlation)
 
@@ -350,7 +397,10 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
 
     screen = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
     )
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task("compiling", total=total)

@@ -36,7 +36,9 @@ def print_run(screen: Console, run: Run) -> None:
         title=f"{len(run.rows)} tests, family-wise error {ALPHA:g}; detectable: smallest relative error "
         f"found with {100 * POWER:g} % power",
         title_justify="left",
-        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     for name in ("case", "quantity"):
         table.add_column(name, no_wrap=True)
@@ -49,8 +51,11 @@ def print_run(screen: Console, run: Run) -> None:
         if previous not in (None, case):
             table.add_section()
         table.add_row(
-            "" if previous == case else case, _short(row.quantity), str(row.layer),
-            f"{row.theory:.4f}", f"{row.simulation:.4f} ± {row.sem:.4f}",
+            "" if previous == case else case,
+            _short(row.quantity),
+            str(row.layer),
+            f"{row.theory:.4f}",
+            f"{row.simulation:.4f} ± {row.sem:.4f}",
             f"{100 * row.detectable_relative:.2f} %",
             f"{100 * row.detectable / row.margin:.0f} %",
             Text(" ".join((row.verdict, *_notable(row))), style=_STYLES[row.verdict]),
@@ -76,7 +81,8 @@ def _print_controls(screen: Console, run: Run) -> None:
         title="Wrong theories, each of which must be rejected; effect in margins",
         title_justify="left",
         box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0), pad_edge=False,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     for name in ("case", "wrong theory", "shows in"):
         table.add_column(name, no_wrap=True)
@@ -85,10 +91,16 @@ def _print_controls(screen: Console, run: Run) -> None:
     table.add_column("verdict", no_wrap=True)
     for control in run.controls:
         table.add_row(
-            f"{control.case}/{control.inputs}", Text(control.control),
-            _short(control.quantity), str(control.layer), f"{control.theory:.4f}",
-            f"{control.wrong:.4f}", f"{control.simulation:.4f}", f"{control.effect:.1f}",
-            Text("REJECTED", style="green") if control.rejected
+            f"{control.case}/{control.inputs}",
+            Text(control.control),
+            _short(control.quantity),
+            str(control.layer),
+            f"{control.theory:.4f}",
+            f"{control.wrong:.4f}",
+            f"{control.simulation:.4f}",
+            f"{control.effect:.1f}",
+            Text("REJECTED", style="green")
+            if control.rejected
             else Text("NOT REJECTED", style="bold red"),
         )
     screen.print(table)

@@ -28,7 +28,10 @@ _VERDICT_COLORS = {"AGREE": "#0072B2", "REJECTED": "#D55E00", "INCONCLUSIVE": "#
 _INPUT_STYLES = {"synthetic": ("#0072B2", "-", "o"), "digits": ("#D55E00", "--", "s")}
 _MARKERS = "os^Dv"
 _LOOK: dict[Any, Any] = {
-    "font.size": 8.0, "axes.titlesize": 8.5, "axes.spines.top": False, "axes.spines.right": False,
+    "font.size": 8.0,
+    "axes.titlesize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
 }
 
 
@@ -64,7 +67,9 @@ def agreement(run: Run) -> bytes:
                 position[row.case, row.inputs] - offset,
                 xerr=row.half_width / row.margin,
                 color=_VERDICT_COLORS[row.verdict],
-                marker=_MARKERS[index % len(_MARKERS)], markersize=3.0, elinewidth=0.8,
+                marker=_MARKERS[index % len(_MARKERS)],
+                markersize=3.0,
+                elinewidth=0.8,
             )
         for edge in (-1.0, 1.0):
             ax.axvline(edge, color="0.4", linestyle=":", linewidth=0.8)
@@ -88,11 +93,17 @@ def p_values(run: Run) -> bytes:
         rank = np.arange(1, len(p) + 1)
         expected = (rank - 0.5) / len(p)
         floor = 1e-2 * run.level
-        ax.loglog(expected, np.maximum(p, floor), "o", markersize=2.5, color="#0072B2", label="tests")
+        ax.loglog(
+            expected, np.maximum(p, floor), "o", markersize=2.5, color="#0072B2", label="tests"
+        )
         ax.loglog(expected, expected, color="0.6", linewidth=0.8, label="uniform")
         ax.loglog(
-            expected, ALPHA / (len(run.rows) - rank + 1), color="#D55E00", linewidth=0.8,
-            linestyle="--", label=f"Holm, family-wise {ALPHA:g}",
+            expected,
+            ALPHA / (len(run.rows) - rank + 1),
+            color="#D55E00",
+            linewidth=0.8,
+            linestyle="--",
+            label=f"Holm, family-wise {ALPHA:g}",
         )
         ax.set_ylim(0.5 * floor, 1.5)
     ax.set_xlabel("expected quantile")
@@ -147,14 +158,23 @@ def _extrapolation(ax: Any, run: Run, chosen: Sequence[Case]) -> None:
         theory = curve.theory[0]
         inverse = 1.0 / np.asarray(curve.widths, dtype=np.float64)
         ax.errorbar(
-            inverse, curve.means[:, 0] - theory, yerr=2.0 * curve.sems[:, 0], color=color,
-            marker=marker, markersize=3.0, linestyle="none", elinewidth=0.8,
+            inverse,
+            curve.means[:, 0] - theory,
+            yerr=2.0 * curve.sems[:, 0],
+            color=color,
+            marker=marker,
+            markersize=3.0,
+            linestyle="none",
+            elinewidth=0.8,
         )
         fine = np.linspace(0.0, 1.05 * inverse.max(), 50)
         fit = curve.fits[0]
         if len(fit.slopes) == 1:
             ax.plot(
-                fine, fit.intercept + fit.slopes[0] * fine - theory, color=color, linestyle=line,
+                fine,
+                fit.intercept + fit.slopes[0] * fine - theory,
+                color=color,
+                linestyle=line,
                 linewidth=0.8,
             )
         ax.errorbar(0.0, fit.intercept - theory, yerr=2.0 * fit.sem, color=color, marker="_")
@@ -172,8 +192,15 @@ def _draw(ax: Any, curve: Curve, run: Run, color: str, line: str, marker: str, l
         for fit, bound in zip(curve.fits, curve.bound.sum(axis=0), strict=True)
     ]
     ax.errorbar(
-        layers, curve.intercept, yerr=bars, color=color, marker=marker, markersize=3.0,
-        linestyle="none", elinewidth=0.8, label=label,
+        layers,
+        curve.intercept,
+        yerr=bars,
+        color=color,
+        marker=marker,
+        markersize=3.0,
+        linestyle="none",
+        elinewidth=0.8,
+        label=label,
     )
 
 

@@ -23,8 +23,16 @@ __all__ = ["build_inputs", "build_network"]
 _CONSTRUCTORS: Mapping[str, Callable[..., Normalizer]] = {
     name: getattr(normalizers, name)
     for name in (
-        "batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm",
-        "filter_response_norm", "variance_norm", "mean_centering", "evonorm_s0", "evonorm_b0",
+        "batch_norm",
+        "layer_norm",
+        "rms_norm",
+        "group_norm",
+        "instance_norm",
+        "filter_response_norm",
+        "variance_norm",
+        "mean_centering",
+        "evonorm_s0",
+        "evonorm_b0",
     )
 }
 _SIZED = {
@@ -83,7 +91,9 @@ def build_network(
     if activation is not None:
         layer = dataclasses.replace(layer, activation=_activation(activation))
     if weights is not None or weight_variance is not None:
-        layer = dataclasses.replace(layer, weights=_weights(weights, weight_variance, layer.weights))
+        layer = dataclasses.replace(
+            layer, weights=_weights(weights, weight_variance, layer.weights)
+        )
     return FeedForward(layer, depth=depth)
 
 
@@ -105,7 +115,9 @@ def build_inputs(kind: str, *, batch: int, correlation: float) -> Inputs:
 def _layer(norm: str | None, group_size: int | None) -> Layer:
     if norm is None:
         if group_size is not None:
-            raise out_of_domain("group_size", group_size, "left out without --norm", "add --norm GN")
+            raise out_of_domain(
+                "group_size", group_size, "left out without --norm", "add --norm GN"
+            )
         return zoo["plain"]
     match = re.fullmatch(r"([\w-]+?)(?:\((\d+)\))?", norm.strip())
     stem = match[1] if match else ""
@@ -155,7 +167,10 @@ def _activation(text: str) -> Activation:
     if text == "leaky_relu" or text not in ACTIVATION_NAMES:
         names = ", ".join(n for n in ACTIVATION_NAMES if n != "leaky_relu")
         raise out_of_domain(
-            "activation", text, f"one of {names}, leaky_relu(slope), scaled_relu", "check the spelling"
+            "activation",
+            text,
+            f"one of {names}, leaky_relu(slope), scaled_relu",
+            "check the spelling",
         )
     return Activation(name=text)
 
@@ -166,7 +181,10 @@ def _weights(name: str | None, variance: float | None, present: Weights) -> Weig
             return present
         if present.normalized:
             raise out_of_domain(
-                "weight_variance", variance, f"left out for {present.name}", "its rows have a fixed norm"
+                "weight_variance",
+                variance,
+                f"left out for {present.name}",
+                "its rows have a fixed norm",
             )
         return dataclasses.replace(present, weight_variance=variance)
     if name not in _WEIGHTS:

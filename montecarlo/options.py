@@ -47,20 +47,23 @@ class DType(StrEnum):
 NORM = Annotated[
     str | None,
     typer.Option(
-        "--norm", metavar="NAME",
+        "--norm",
+        metavar="NAME",
         help="A layer of the paper, with its own weights and activation: plain, BN, VN, MC, LN, "
         "RMSNorm, GN(8), EvoNorm-S0, EvoNorm-B0, WN, SWS, WC; or a constructor: batch_norm, "
         "group_norm, layer_norm, ...",
     ),
 ]
 GROUP = Annotated[
-    int | None, typer.Option("--group-size", metavar="G", help="Channels per group (GN, EvoNorm-S0).")
+    int | None,
+    typer.Option("--group-size", metavar="G", help="Channels per group (GN, EvoNorm-S0)."),
 ]
 EPS = Annotated[float, typer.Option("--eps", help="Added to the pool's variance.")]
 ACTIVATION = Annotated[
     str | None,
     typer.Option(
-        "--activation", metavar="NAME",
+        "--activation",
+        metavar="NAME",
         help="relu, leaky_relu(0.1), identity, abs, tanh, erf, gelu, silu, elu, selu, softplus, sin "
         "or scaled_relu.",
     ),
@@ -71,15 +74,21 @@ WEIGHTS = Annotated[
 ]
 VARIANCE = Annotated[
     float | None,
-    typer.Option("--weight-variance", metavar="V", help="Var(W) times fan-in (gaussian, WC); 2 is He's."),
+    typer.Option(
+        "--weight-variance", metavar="V", help="Var(W) times fan-in (gaussian, WC); 2 is He's."
+    ),
 ]
 DEPTH = Annotated[int, typer.Option("--depth", metavar="L", help="Number of layers.")]
 BATCH = Annotated[int, typer.Option("--batch", metavar="B", help="Number of samples.")]
 CORRELATION = Annotated[
-    float, typer.Option("--correlation", metavar="C", help="Cosine of two input samples (synthetic).")
+    float,
+    typer.Option("--correlation", metavar="C", help="Cosine of two input samples (synthetic)."),
 ]
 SOURCE = Annotated[
-    str, typer.Option("--inputs", metavar="KIND", help="synthetic (exchangeable) or digits (real images).")
+    str,
+    typer.Option(
+        "--inputs", metavar="KIND", help="synthetic (exchangeable) or digits (real images)."
+    ),
 ]
 PLOT = Annotated[
     Path | None, typer.Option("--plot", metavar="FILE", help="Draw it: .png, .pdf or .svg.")
@@ -90,7 +99,8 @@ SEED = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the rand
 WORKERS = Annotated[
     int | None,
     typer.Option(
-        "--workers", metavar="N",
+        "--workers",
+        metavar="N",
         help="Processes; all cores by default. Results do not depend on it.",
     ),
 ]

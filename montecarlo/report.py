@@ -203,7 +203,9 @@ def _page(run: Run) -> str:
     )
     if run.controls:
         caught = sum(control.rejected for control in run.controls)
-        badges += f'<span class="count">{caught} of {len(run.controls)} wrong theories rejected</span>'
+        badges += (
+            f'<span class="count">{caught} of {len(run.controls)} wrong theories rejected</span>'
+        )
     kinds = figures.kinds_of(run)
     names = list(dict.fromkeys(case.name for case in run.cases))
     body = [
@@ -250,18 +252,36 @@ def _page(run: Run) -> str:
 def _section(run: Run, name: str) -> list[str]:
     statement = next(case.statement for case in run.cases if case.name == name)
     header = (
-        "input", "quantity", "layer", "theory", "simulation", "s.e.", "difference", "detectable",
-        "margin", "p (Holm)", "verdict", "route",
+        "input",
+        "quantity",
+        "layer",
+        "theory",
+        "simulation",
+        "s.e.",
+        "difference",
+        "detectable",
+        "margin",
+        "p (Holm)",
+        "verdict",
+        "route",
     )
     rows = []
     for row in figures.rows_of(run, name):
         show = QUANTITIES[row.quantity].show
         rows.append(
             (
-                row.inputs, QUANTITIES[row.quantity].label, str(row.layer), f"{row.theory:.5f}",
-                f"{row.simulation:.5f}", f"{row.sem:.1e}", show(row.difference / row.layers),
-                show(row.detectable / row.layers), show(row.margin / row.layers),
-                f"{row.p_holm:.3g}", " ".join((row.verdict, *row.flags)), row.route,
+                row.inputs,
+                QUANTITIES[row.quantity].label,
+                str(row.layer),
+                f"{row.theory:.5f}",
+                f"{row.simulation:.5f}",
+                f"{row.sem:.1e}",
+                show(row.difference / row.layers),
+                show(row.detectable / row.layers),
+                show(row.margin / row.layers),
+                f"{row.p_holm:.3g}",
+                " ".join((row.verdict, *row.flags)),
+                row.route,
             )
         )
     caption = (
@@ -277,14 +297,33 @@ def _section(run: Run, name: str) -> list[str]:
 
 def _controls(controls: Iterable[ControlRow]) -> str:
     header = (
-        "layer under test", "input", "wrong theory", "mistake", "shows in", "at layer",
-        "wrong", "true", "simulation", "effect / margin", "p", "verdict",
+        "layer under test",
+        "input",
+        "wrong theory",
+        "mistake",
+        "shows in",
+        "at layer",
+        "wrong",
+        "true",
+        "simulation",
+        "effect / margin",
+        "p",
+        "verdict",
     )
     rows = [
         (
-            c.case, c.inputs, c.control, c.statement, QUANTITIES[c.quantity].label, str(c.layer),
-            f"{c.wrong:.4f}", f"{c.theory:.4f}", f"{c.simulation:.4f}", f"{c.effect:.1f}",
-            f"{c.p:.1e}", "REJECTED" if c.rejected else "NOT REJECTED",
+            c.case,
+            c.inputs,
+            c.control,
+            c.statement,
+            QUANTITIES[c.quantity].label,
+            str(c.layer),
+            f"{c.wrong:.4f}",
+            f"{c.theory:.4f}",
+            f"{c.simulation:.4f}",
+            f"{c.effect:.1f}",
+            f"{c.p:.1e}",
+            "REJECTED" if c.rejected else "NOT REJECTED",
         )
         for c in controls
     ]
@@ -294,7 +333,9 @@ def _controls(controls: Iterable[ControlRow]) -> str:
 def _budget(run: Run) -> str:
     rows = [
         (
-            case.id, str(case.batch), str(run.budget.depth),
+            case.id,
+            str(case.batch),
+            str(run.budget.depth),
             ", ".join(f"{n} × {width}" for width, n in case.plan(run.budget)),
         )
         for case in run.cases
@@ -307,12 +348,16 @@ def _table(
 ) -> str:
     def cell(tag: str, column: int, value: str) -> str:
         kind = ["text"] if column in text else []
-        kind += [word for word in value.split() if word in ("AGREE", "REJECTED", "INCONCLUSIVE")][:1]
+        kind += [word for word in value.split() if word in ("AGREE", "REJECTED", "INCONCLUSIVE")][
+            :1
+        ]
         attribute = f' class="{" ".join(kind)}"' if kind else ""
         return f"<{tag}{attribute}>{_escape(value)}</{tag}>"
 
     lines = ["".join(cell("th", column, value) for column, value in enumerate(header))]
-    lines += ["".join(cell("td", column, value) for column, value in enumerate(row)) for row in rows]
+    lines += [
+        "".join(cell("td", column, value) for column, value in enumerate(row)) for row in rows
+    ]
     return "<table>" + "".join(f"<tr>{line}</tr>\n" for line in lines) + "</table>"
 
 

@@ -92,7 +92,9 @@ def weighted_fit(
         raise out_of_domain("counts", np.asarray(counts).tolist(), "at least 2", "add networks")
     if not (np.isfinite(y).all() and np.isfinite(s).all()):
         nothing = math.nan
-        return Fit(nothing, nothing, nothing, (nothing,) * len(powers), nothing, np.full(n.shape, nothing))
+        return Fit(
+            nothing, nothing, nothing, (nothing,) * len(powers), nothing, np.full(n.shape, nothing)
+        )
     # A quantity without randomness at some width still has a finite weight.
     largest = float(s.max())
     scale = np.maximum(s, 1e-6 * largest) if largest > 0.0 else np.ones_like(s)

@@ -196,9 +196,20 @@ def judge(
     level = ALPHA / len(tests)
     p_values = [_p(curves[case.id][quantity.name], layer) for case, quantity, layer in tests]
     rows = [
-        _row(case, quantity, layer, theories[case.id, ""], curves[case.id][quantity.name],
-             budget=budget, level=level, p=p, p_holm=float(adjusted))
-        for (case, quantity, layer), p, adjusted in zip(tests, p_values, holm(p_values), strict=True)
+        _row(
+            case,
+            quantity,
+            layer,
+            theories[case.id, ""],
+            curves[case.id][quantity.name],
+            budget=budget,
+            level=level,
+            p=p,
+            p_holm=float(adjusted),
+        )
+        for (case, quantity, layer), p, adjusted in zip(
+            tests, p_values, holm(p_values), strict=True
+        )
     ]
     return rows, skipped
 
@@ -223,7 +234,9 @@ def _untestable(
 def _p(curve: Curve, layer: int) -> float:
     fit = curve.fits[layer - 1]
     return p_value(
-        fit.intercept - float(curve.theory[layer - 1]), sem=fit.sem, dof=fit.dof,
+        fit.intercept - float(curve.theory[layer - 1]),
+        sem=fit.sem,
+        dof=fit.dof,
         bound=float(curve.bound[:, layer - 1].sum()),
     )
 
@@ -255,13 +268,30 @@ def _row(
         flags = (*flags, "curvature")
     relative = math.expm1(smallest / layers) if quantity.logarithmic else smallest / abs(predicted)
     return Row(
-        case=case.name, inputs=case.kind, quantity=quantity.name, layer=layer, layers=layers,
-        theory=predicted, theory_error=float(curve.bound[0, index]),
-        route=theory.route[quantity.name], simulation=fit.intercept, sem=fit.sem, dof=fit.dof,
-        slope=fit.slopes[-1], truncation=float(curve.bound[1, index]),
-        lack_of_fit=fit.lack_of_fit, networks=sum(curve.networks), difference=difference,
-        half_width=half, p=p, p_holm=p_holm, detectable=smallest, detectable_relative=relative,
-        margin=margin, verdict=verdict, flags=flags,
+        case=case.name,
+        inputs=case.kind,
+        quantity=quantity.name,
+        layer=layer,
+        layers=layers,
+        theory=predicted,
+        theory_error=float(curve.bound[0, index]),
+        route=theory.route[quantity.name],
+        simulation=fit.intercept,
+        sem=fit.sem,
+        dof=fit.dof,
+        slope=fit.slopes[-1],
+        truncation=float(curve.bound[1, index]),
+        lack_of_fit=fit.lack_of_fit,
+        networks=sum(curve.networks),
+        difference=difference,
+        half_width=half,
+        p=p,
+        p_holm=p_holm,
+        detectable=smallest,
+        detectable_relative=relative,
+        margin=margin,
+        verdict=verdict,
+        flags=flags,
     )
 
 
@@ -288,6 +318,7 @@ def control_row(
     level: float,
 ) -> ControlRow:
     """The wrong theory on the test of this case where it is furthest from the true one."""
+
     def effect(row: Row) -> float:
         value = float(wrong.value[row.quantity][row.layer - 1])
         return abs(value - row.theory) / row.margin if math.isfinite(value) else 0.0
@@ -299,7 +330,18 @@ def control_row(
     bound = float(curve.bound[1:, index].sum() + wrong.error[row.quantity][index])
     p = p_value(row.simulation - value, sem=row.sem, dof=row.dof, bound=bound)
     return ControlRow(
-        case=case.name, inputs=case.kind, control=control.name, statement=control.statement,
-        quantity=row.quantity, layer=row.layer, layers=row.layers, wrong=value, theory=row.theory,
-        simulation=row.simulation, sem=row.sem, effect=effect(row), p=p, rejected=p <= level,
+        case=case.name,
+        inputs=case.kind,
+        control=control.name,
+        statement=control.statement,
+        quantity=row.quantity,
+        layer=row.layer,
+        layers=row.layers,
+        wrong=value,
+        theory=row.theory,
+        simulation=row.simulation,
+        sem=row.sem,
+        effect=effect(row),
+        p=p,
+        rejected=p <= level,
     )

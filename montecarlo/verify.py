@@ -73,9 +73,7 @@ class Run:
         return 3 if counts["INCONCLUSIVE"] else 0
 
 
-def select(
-    inputs: str, *, only: Sequence[str] = (), skip: Sequence[str] = ()
-) -> tuple[Case, ...]:
+def select(inputs: str, *, only: Sequence[str] = (), skip: Sequence[str] = ()) -> tuple[Case, ...]:
     """Choose cases by name ("BN", both batches) or id ("BN/digits").
 
     Raises
@@ -138,17 +136,18 @@ def run(
     if workers is not None:
         workers = integer("workers", workers, low=1, remedy="None uses all cores")
     wanted = _predictions(chosen, budget, controls)
-    jobs = [_Job(case, width, block, count) for case in chosen
-            for width, block, count in _blocks(case, budget)]
+    jobs = [
+        _Job(case, width, block, count)
+        for case in chosen
+        for width, block, count in _blocks(case, budget)
+    ]
     results = _execute(wanted, jobs, budget=budget, seed=seed, workers=workers, advance=advance)
     theories = dict(zip(wanted, results[: len(wanted)], strict=True))
     samples: dict[tuple[str, int], list[FloatArray]] = {}
-    for job, values in zip(jobs, results[len(wanted):], strict=True):
+    for job, values in zip(jobs, results[len(wanted) :], strict=True):
         samples.setdefault((job.case.id, job.width), []).append(values)
 
-    curves = {
-        case.id: curves_of(case, budget, theories[case.id, ""], samples) for case in chosen
-    }
+    curves = {case.id: curves_of(case, budget, theories[case.id, ""], samples) for case in chosen}
     rows, skipped = judge(chosen, budget, theories, curves)
     found: tuple[ControlRow, ...] = ()
     if controls:
@@ -159,8 +158,14 @@ def run(
             for control in case.controls
         )
     return Run(
-        budget=budget, inputs=inputs, seed=seed, cases=tuple(chosen), rows=tuple(rows),
-        controls=found, curves=curves, skipped=tuple(skipped),
+        budget=budget,
+        inputs=inputs,
+        seed=seed,
+        cases=tuple(chosen),
+        rows=tuple(rows),
+        controls=found,
+        curves=curves,
+        skipped=tuple(skipped),
     )
 
 
@@ -195,7 +200,8 @@ def _predictions(
         wanted[case.id, ""] = (case.network(budget.depth), case.inputs)
         for control in case.controls if controls else ():
             wanted[case.id, control.name] = (
-                FeedForward(control.layer, depth=budget.depth), case.inputs,
+                FeedForward(control.layer, depth=budget.depth),
+                case.inputs,
             )
     return wanted
 
@@ -255,8 +261,13 @@ def _simulate(case: Case, depth: int, width: int, count: int, seed: int) -> Floa
             # A dead network makes its means infinite, and the verdict INCONCLUSIVE.
             warnings.simplefilter("ignore", RegimeWarning)
             simulation = simulate(
-                case.network(depth), case.inputs, width=width, replicates=count, seed=seed,
-                dtype=DTYPE, workers=1,
+                case.network(depth),
+                case.inputs,
+                width=width,
+                replicates=count,
+                seed=seed,
+                dtype=DTYPE,
+                workers=1,
             )
     except NormcompassError as error:
         error.add_note(f"while simulating {case.id} at width {width}")
@@ -270,5 +281,3 @@ def _simulate(case: Case, depth: int, width: int, count: int, seed: int) -> Floa
             samples["log_gradient_ratio"],
         ]
     )
-
-

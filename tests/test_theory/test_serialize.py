@@ -1,4 +1,4 @@
-"""JSON of specifications: exact, strict, the same everywhere, and refused with a reason if damaged."""
+"""JSON of specifications: exact, strict, the same everywhere, refused with a reason if damaged."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Specifications are values: repr recreates them, and what makes no sense raises a full sentence."""
+"""Specifications are values: repr recreates them, what makes no sense raises a full sentence."""
 
 import dataclasses
 import math
@@ -180,7 +180,8 @@ def test_errors_name_argument_value_domain_and_remedy(build, argument, value, re
         build()
     message = str(caught.value)
     sentence = re.fullmatch(
-        r"(?P<argument>.+?) = (?P<value>.+) is not valid: it must be (?P<domain>.+); (?P<remedy>.+)\.",
+        r"(?P<argument>.+?) = (?P<value>.+) is not valid: "
+        r"it must be (?P<domain>.+); (?P<remedy>.+)\.",
         message,
     )
     assert sentence is not None, message
