@@ -1,4 +1,4 @@
-"""What ``normcompass verify`` checks, as data: quantities with margins, cases, controls, budgets.
+"""What ``normcompass verify`` checks, as data: cases, controls, budgets; margins are in ``margins``.
 
 Everything here was fixed before the results were looked at, and nothing here computes a verdict.
 A *case* is one complete layer of the paper (theory notes, section 2) on one batch; its *controls* are
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -34,16 +33,12 @@ from theory.specs.weights import gaussian, weight_norm
 from theory.zoo import zoo
 
 __all__ = [
-    "ALPHA",
     "FULL",
     "INPUTS",
-    "POWER",
-    "QUANTITIES",
     "QUICK",
     "Budget",
     "Case",
     "Control",
-    "Quantity",
     "Theory",
     "cases",
     "theory_of",
@@ -52,91 +47,7 @@ __all__ = [
 FloatArray = NDArray[np.float64]
 InputKind = Literal["synthetic", "digits"]
 
-ALPHA = 0.001
-"""Family-wise error of a run: the probability of any false rejection if every prediction is true."""
-
-POWER = 0.95
-"""The detectable error is found with this probability."""
-
 INPUTS: tuple[InputKind, ...] = ("synthetic", "digits")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quantity:
-    """Something compared: its scale and its margin.
-
-    Attributes
-    ----------
-    name, label, unit
-        Identifier, heading, and what one unit of the margin is.
-    margin
-        Largest error that still counts as agreement, on the scale of the comparison: for
-        logarithms a relative error.
-    per_layer
-        Whether the margin is a rate, multiplied by the number of layers that lie in between.
-    logarithmic
-        Whether the scale is a logarithm, so that 100 times the margin reads as percent.
-    """
-
-    name: str
-    label: str
-    margin: float
-    per_layer: bool
-    logarithmic: bool
-    reason: str
-
-    def layers(self, layer: int, depth: int) -> int:
-        """Layers over which a rate accumulates: from the input, or for gradients from layer L."""
-        if not self.per_layer:
-            return 1
-        return depth - layer if self.name == "gradient" else layer
-
-    def show(self, value: float) -> str:
-        """``value`` per unit of the margin, for people."""
-        if not self.logarithmic:
-            return f"{value:.4f}"
-        return f"{100 * value:.2f} %" + (" / layer" if self.per_layer else "")
-
-
-QUANTITIES: Mapping[str, Quantity] = MappingProxyType(
-    {
-        q.name: q
-        for q in (
-            Quantity(
-                name="second_moment",
-                label="log second moment",
-                margin=0.03,
-                per_layer=True,
-                logarithmic=True,
-                reason="log E[x²] is a sum of one rate per layer, so errors are judged per layer",
-            ),
-            Quantity(
-                name="similarity",
-                label="similarity",
-                margin=0.03,
-                per_layer=False,
-                logarithmic=False,
-                reason="mean cosine of two samples, absolute",
-            ),
-            Quantity(
-                name="stable_rank",
-                label="log stable rank",
-                margin=0.05,
-                per_layer=False,
-                logarithmic=True,
-                reason="relative error of tr M / ‖M‖₂",
-            ),
-            Quantity(
-                name="gradient",
-                label="log gradient ratio",
-                margin=0.03,
-                per_layer=True,
-                logarithmic=True,
-                reason="log(‖g^l‖²/‖g^L‖²): relative error of λ, the factor per layer",
-            ),
-        )
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -420,7 +331,7 @@ def cases(kind: str) -> tuple[Case, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Theory:
-    """A prediction on the scales of ``QUANTITIES``: arrays over depth, absolute errors, routes."""
+    """A prediction on the scales of ``margins.QUANTITIES``: arrays over depth, absolute errors, routes."""
 
     value: Mapping[str, FloatArray]
     error: Mapping[str, FloatArray]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from montecarlo.statistics import holm
 from theory.errors import out_of_domain
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def compare(prediction: Any, simulation: Any) -> Comparison:
         for name in COMPARED
         if getattr(prediction, name) is not None  # predicted without the gradient
     }
-    adjusted = iter(_holm(np.concatenate([scores["p"] for scores in columns.values()])))
+    adjusted = iter(holm(np.concatenate([scores["p"] for scores in columns.values()])))
     entries = tuple(
         Entry(
             observable=name,
@@ -218,15 +219,6 @@ def _stated_error(prediction: Any, observable: str, theory: FloatArray) -> Float
         return np.asarray(prediction.error[observable], dtype=np.float64)
     with np.errstate(invalid="ignore"):
         return np.abs(theory) * np.asarray(prediction.error[f"log_{observable}"])
-
-
-def _holm(p: FloatArray) -> FloatArray:
-    """max_{j <= i} min(1, (m - j + 1) p_(j)), p sorted (Holm 1979); NaN entries stay apart."""
-    adjusted = np.full_like(p, math.nan)
-    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # NaN sorts last
-    factors = np.arange(order.size, 0, -1)
-    adjusted[order] = np.maximum.accumulate(np.minimum(factors * p[order], 1.0))
-    return adjusted
 
 
 def _row(entry: Entry) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from montecarlo.claims import ALPHA, POWER, QUANTITIES
+from montecarlo.margins import ALPHA, POWER, QUANTITIES
 from montecarlo.report import command, margins_table
 from montecarlo.verdicts import Row
 from montecarlo.verify import Run

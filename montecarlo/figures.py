@@ -16,7 +16,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from montecarlo.claims import ALPHA, INPUTS, QUANTITIES, Case
+from montecarlo.claims import INPUTS, Case
+from montecarlo.margins import ALPHA, QUANTITIES
 from montecarlo.statistics import half_width
 from montecarlo.verdicts import Curve, Row
 from montecarlo.verify import Run

@@ -25,7 +25,8 @@ import numpy as np
 import scipy
 
 from montecarlo import figures
-from montecarlo.claims import ALPHA, POWER, QUANTITIES, cases
+from montecarlo.claims import cases
+from montecarlo.margins import ALPHA, POWER, QUANTITIES
 from montecarlo.verdicts import ControlRow, Row
 from montecarlo.verify import Run
 from theory.errors import StoreError
@@ -114,7 +115,7 @@ def command(run: Run) -> str:
 
 
 def margins_table() -> list[tuple[str, str, str]]:
-    """(quantity, margin, reason): fixed in ``claims.QUANTITIES``."""
+    """(quantity, margin, reason): fixed in ``margins.QUANTITIES``."""
     return [(q.label, q.show(q.margin), q.reason) for q in QUANTITIES.values()]
 
 

@@ -22,15 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from montecarlo.claims import (
-    ALPHA,
-    POWER,
-    QUANTITIES,
     Budget,
     Case,
     Control,
-    Quantity,
     Theory,
 )
+from montecarlo.margins import ALPHA, POWER, QUANTITIES, Quantity
 from montecarlo.statistics import (
     Fit,
     detectable,

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from montecarlo.claims import (
-    ALPHA,
     Budget,
     Case,
     Theory,
@@ -25,6 +24,7 @@ from montecarlo.claims import (
     theory_of,
 )
 from montecarlo.ensemble import compile_kernels, simulate
+from montecarlo.margins import ALPHA
 from montecarlo.verdicts import DTYPE, ControlRow, Curve, Row, control_row, curves_of, judge
 from theory.errors import NormcompassError, RegimeWarning, out_of_domain
 from theory.specs._check import integer

@@ -11,12 +11,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from theory.errors import HypothesisError
 from theory.specs.inputs import ExchangeableInputs, Inputs
 from theory.specs.networks import FeedForward
-from theory.states.full import squared_distances
 
 __all__ = ["Regime", "pool_rank", "regime"]
 
@@ -52,18 +49,11 @@ def pool_rank(network: FeedForward, inputs: Inputs) -> float:
         return nominal
     if isinstance(inputs, ExchangeableInputs):
         return nominal if inputs.gap > 0.0 else (0 if norm.denominator != "rms" else 1)
-    distance = squared_distances(inputs.second_moment, inputs.gap)
-    if norm.denominator == "rms":
-        root = np.sqrt(inputs.second_moment)
-        form = np.outer(root, root) * (1.0 - inputs.gap)
-    else:
-        rows = distance.mean(axis=1)
-        form = (rows[:, None] + rows[None, :] - distance - distance.mean()) / 2.0
-    eigenvalues = np.linalg.eigvalsh(form)
-    scale = max(float(eigenvalues[-1]), 0.0)
-    if scale == 0.0:
-        return 0
-    return min(nominal, int((eigenvalues > 1e-13 * len(form) * scale).sum()))
+    from theory.routes import laplace_core
+
+    centered = norm.denominator != "rms"
+    rank = laplace_core.pool_rank(inputs.second_moment, inputs.gap, centered=centered)
+    return min(nominal, rank)
 
 
 def regime(network: FeedForward, inputs: Inputs) -> Regime:

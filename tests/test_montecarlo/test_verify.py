@@ -21,15 +21,14 @@ import montecarlo
 import theory
 from montecarlo import report, verify
 from montecarlo.claims import (
-    ALPHA,
     FULL,
-    QUANTITIES,
     QUICK,
     Budget,
     Control,
     cases,
     theory_of,
 )
+from montecarlo.margins import ALPHA, QUANTITIES
 from montecarlo.verdicts import _verdict
 from theory.errors import SpecificationError
 from theory.specs.inputs import CovarianceInputs, DataInputs

@@ -1,102 +1,80 @@
-"""The program is what both wings interpret, so it is checked against forward passes by hand."""
+"""Lowering, against forward passes written by hand; the coverage of the zoo."""
+
+from __future__ import annotations
 
 import math
 
 import numpy as np
 import pytest
 
+import theory as th
 from theory.program import Linear, NormAct, Observe, lower
-from theory.specs.networks import FeedForward, Layer
-from theory.specs.normalizers import batch_norm, group_norm, layer_norm
-from theory.zoo import zoo
+from theory.routes.dispatch import routes, select
+from theory.states.base import Block
 
 
-def run(program, x, matrices):
-    """Interpret a program in a few lines of NumPy; ``x`` has shape (channels, samples)."""
-    matrices, seen = iter(matrices), []
-    for operation in program:
-        match operation:
-            case Linear():
-                x = next(matrices) @ x
-            case NormAct(norm=norm, activation=activation):
-                assert activation.name in ("relu", "identity")
-                x = normalized(x, norm)
-                x = np.maximum(x, 0.0) if activation.name == "relu" else x
-                x = activation.scale * x + activation.shift
-            case Observe(what=what):
-                seen.append((what, x.copy()))
-    return x, seen
-
-
-def normalized(h, norm):
-    if norm is None:
-        return h
-    channels, samples = h.shape
-    group = channels if norm.pool.channels == math.inf else norm.pool.channels
-    pooled = h.reshape(channels // group, group, samples)
-    axes = (1, 2) if norm.pool.samples else 1
-    mean = pooled.mean(axis=axes, keepdims=True)
-    return ((pooled - mean) / pooled.std(axis=axes, keepdims=True)).reshape(h.shape)
-
-
-def batch_norm_by_hand(h):
-    return np.stack([(row - row.mean()) / row.std() for row in h])
-
-
-def layer_norm_by_hand(h):
-    return np.stack([(column - column.mean()) / column.std() for column in h.T]).T
-
-
-def group_norm_by_hand(h):
-    return np.concatenate([layer_norm_by_hand(h[i : i + 4]) for i in range(0, len(h), 4)])
-
-
-@pytest.mark.parametrize(
-    ("norm", "by_hand"),
-    [
-        (None, lambda h: h),
-        (batch_norm(), batch_norm_by_hand),
-        (layer_norm(), layer_norm_by_hand),
-        (group_norm(4), group_norm_by_hand),
-    ],
-    ids=["plain", "BN", "LN", "GN(4)"],
-)
-def test_program_is_the_forward_pass_by_hand(norm, by_hand):
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((8, 5))
-    first, second, third = rng.standard_normal((3, 8, 8))
-    result, seen = run(
-        lower(FeedForward(Layer(norm=norm), depth=3)), x.copy(), [first, second, third]
-    )
-
-    h1 = first @ x
-    x1 = np.maximum(by_hand(h1), 0.0)
-    h2 = second @ x1
-    x2 = np.maximum(by_hand(h2), 0.0)
-    h3 = third @ x2
-    x3 = np.maximum(by_hand(h3), 0.0)
-
-    np.testing.assert_allclose(result, x3, rtol=1e-12, atol=1e-12)
-    assert [what for what, _ in seen] == ["preactivation", "activation"] * 3
-    for (_, value), expected in zip(seen, (h1, x1, h2, x2, h3, x3), strict=True):
-        np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", zoo)
-def test_one_layer_lowers_to_its_own_parts(name):
-    layer = zoo[name]
-    assert lower(FeedForward(layer, depth=1)) == (
+def test_feed_forward_is_its_layers() -> None:
+    layer = th.Layer(norm=th.layer_norm(), activation=th.tanh)
+    program = lower(th.FeedForward(layer, depth=3))
+    one = (
         Linear(layer.weights),
         Observe("preactivation"),
         NormAct(layer.norm, layer.activation),
         Observe("activation"),
     )
+    assert program == one * 3
 
 
-def test_depth_repeats_the_layer():
-    one = lower(FeedForward(zoo["BN"], depth=1))
-    assert lower(FeedForward(zoo["BN"], depth=7)) == one * 7
+def test_covariance_recursion_by_hand() -> None:
+    """Two layers of relu: Sigma' = 2 V(Sigma), V by sampling-free angles, in plain NumPy."""
+    features = np.random.default_rng(0).normal(size=(4, 7))
+    sigma = 2.0 * features @ features.T / 7
+    for _ in range(2):
+        root = np.sqrt(np.diag(sigma))
+        cosine = np.clip(sigma / np.outer(root, root), -1.0, 1.0)
+        theta = np.arccos(cosine)
+        kappa = (np.sin(theta) + cosine * (math.pi - theta)) / math.pi
+        post = np.outer(root, root) * kappa / 2.0
+        sigma = 2.0 * post
+    pred = th.predict(th.FeedForward(th.Layer(), depth=2), th.from_data(features))
+    np.testing.assert_allclose(pred.covariance[-1], post, rtol=1e-7)
 
 
-def test_lowering_is_cached_by_value():
-    assert lower(FeedForward(Layer(), depth=4)) is lower(FeedForward(Layer(), depth=4))
+def test_gradient_recursion_by_hand() -> None:
+    """Pi = (2 kappa_0(c)/2) o Pi' back through two relu layers from Pi = I: the diagonal stays 1."""
+    pred = th.predict(
+        th.FeedForward(th.Layer(weights=th.gaussian(weight_variance=3.0)), depth=3),
+        th.from_data(np.random.default_rng(1).normal(size=(3, 5))),
+    )
+    assert pred.gradient_norm is not None
+    np.testing.assert_allclose(pred.gradient_norm**2, [1.5**2, 1.5, 1.0], rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", [n for n in th.zoo if n not in ("IN", "FRN")])
+@pytest.mark.parametrize("exchangeable", [True, False], ids=["exchangeable", "full"])
+def test_every_layer_of_the_zoo_has_a_route(name: str, exchangeable: bool) -> None:
+    layer = th.zoo[name]
+    op = NormAct(layer.norm, layer.activation)
+    block = (
+        Block(1.0, 0.5, 12, True)
+        if exchangeable
+        else Block(np.ones(12), 0.5 * (1.0 - np.eye(12)), 12, False)
+    )
+    for want in ("forward", "backward"):
+        assert select(op, block, want) in routes()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["IN", "FRN"])
+def test_normalizers_over_positions_say_what_they_need(name: str) -> None:
+    with pytest.raises(th.SpecificationError, match="pool of at least two activations"):
+        th.predict(th.FeedForward(th.zoo[name], depth=1), th.exchangeable(batch=4, correlation=0.5))
+
+
+def test_refusals_are_kept_for_the_user() -> None:
+    wide = th.Normalizer(
+        name="mine", pool=th.Pool(samples=True, positions=True, channels=2), centered=True,
+        denominator="std",
+    )  # fmt: skip
+    net = th.FeedForward(th.Layer(norm=wide), depth=1)
+    with pytest.raises(th.HypothesisError, match="SobolBatch: mine pools samples and 2 channels"):
+        th.predict(net, th.exchangeable(batch=4, correlation=0.5))

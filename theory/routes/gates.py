@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from theory.program import NormAct
-from theory.routes import evonorm, gaussian
+from theory.routes import gate_limits, gaussian
 from theory.routes.base import SamplewiseRoute, Want, label
 from theory.specs.activations import silu
 from theory.specs.normalizers import Normalizer
@@ -77,15 +77,15 @@ class EvoNormB0Limit:
 
     def moments(self, op: NormAct, block: Block) -> Moments:
         gate: Any = _gated(op).gate
-        second_moment, mean, error = evonorm.b0_moments(block.gap, gate=gate)
-        gap, gap_error = evonorm.b0_gap(block.gap, gate=gate)
+        second_moment, mean, error = gate_limits.b0_moments(block.gap, gate=gate)
+        gap, gap_error = gate_limits.b0_gap(block.gap, gate=gate)
         return Moments(second_moment, gap, mean, (error, gap_error))
 
     def pullback(self, op: NormAct, block: Block, value: Any) -> tuple[Any, float]:
         """Same-sample covariance only: what passes through the batch's s is O(1/B) of it."""
         same, pair = value
         gate: Any = _gated(op).gate
-        factor = evonorm.b0_slope(block.gap, gate=gate) / (block.second_moment * block.gap)
+        factor = gate_limits.b0_slope(block.gap, gate=gate) / (block.second_moment * block.gap)
         # A cotangent common to all samples would need the mean mode as well; independent ones have none.
         return (same * factor, math.nan if pair else 0.0), 1e-15
 

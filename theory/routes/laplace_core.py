@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from theory.errors import HypothesisError, NumericalError
 from theory.specs.normalizers import Normalizer
+from theory.states.full import squared_distances
 
 __all__ = [
     "Modes",
@@ -35,7 +36,6 @@ __all__ = [
     "relative_change",
     "right_end",
     "shaken_modes",
-    "squared_distances",
     "tilted_deviation",
     "tilted_gap_row",
 ]
@@ -91,24 +91,6 @@ class Nodes(NamedTuple):
         weight = 2.0 * self.weight
         weight[1::2] = 0.0
         return weight
-
-
-def squared_distances(second_moment: FloatArray, gap: FloatArray) -> FloatArray:
-    """E[(h_a - h_b)^2] = (sqrt q_a - sqrt q_b)^2 + 2 sqrt(q_a q_b) gap_ab, all terms >= 0.
-
-    The first term as ((q_a - q_b)/(sqrt q_a + sqrt q_b))^2: the difference of the q is exact.
-    """
-    root = np.sqrt(second_moment)
-    total = root[:, None] + root[None, :]
-    difference = np.divide(
-        second_moment[:, None] - second_moment[None, :],
-        total,
-        out=np.zeros_like(total),
-        where=total > 0.0,
-    )
-    distance = difference**2 + 2.0 * np.outer(root, root) * gap
-    np.fill_diagonal(distance, 0.0)
-    return distance
 
 
 def pool_rank(second_moment: FloatArray, gap: FloatArray, *, centered: bool = True) -> int:

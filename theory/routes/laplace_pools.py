@@ -23,9 +23,9 @@ from theory.routes.laplace_core import (
     modes,
     quadrature,
     quadrature_error,
-    squared_distances,
 )
 from theory.specs.normalizers import Normalizer
+from theory.states.full import squared_distances
 
 __all__ = ["two_pool_similarity"]
 

@@ -29,6 +29,7 @@ from theory.routes.rqmc import Sampling, average, summarize
 from theory.routes.rqmc_pool import Pooled, Want, contrasts, infinite_mean, normalize, power
 from theory.specs.activations import Activation
 from theory.specs.normalizers import Normalizer
+from theory.states.full import squared_distances
 
 __all__ = [
     "batch_forward",
@@ -88,7 +89,7 @@ def batch_forward(
 
     def new_gap(raw: FloatArray) -> FloatArray:
         size = raw[:batch]
-        distance = _squared_distances(raw)
+        distance = _sampled_distances(raw)
         root = np.sqrt(size)
         excess = (size[:, None] - size) / (root[:, None] + root)
         value = np.maximum(distance - excess**2, 0.0) / (2.0 * np.outer(root, root))
@@ -256,7 +257,7 @@ def _exchangeable_moments(pool: Pooled, weight: FloatArray, base: BaseFunction) 
     return np.array([weight @ square, weight @ deviation, weight @ x.sum(axis=1)])
 
 
-def _squared_distances(raw: FloatArray) -> FloatArray:
+def _sampled_distances(raw: FloatArray) -> FloatArray:
     """E(x_a - x_b)^2 from the Gram matrix of deviations."""
     batch = math.isqrt(len(raw) + 1) - 1
     gram = raw[2 * batch :].reshape(batch, batch)
@@ -309,9 +310,7 @@ class _Factor:
 def _factor(second_moment: FloatArray, gap: FloatArray) -> _Factor:
     """Factor the covariance of a batch: deviations from the batch mean, then the mean given them."""
     batch = len(second_moment)
-    root = np.sqrt(second_moment)
-    distance = (root[:, None] - root) ** 2 + 2.0 * np.outer(root, root) * gap
-    np.fill_diagonal(distance, 0.0)
+    distance = squared_distances(second_moment, gap)
     row = distance.mean(axis=1)
     # P Sigma P = -(1/2) P E(h_a - h_b)^2 P
     centered = -0.5 * (distance - row[:, None] - row + row.mean())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from theory.program import NormAct
-from theory.routes import rqmc_blocks, rqmc_pairs, rqmc_pool
+from theory.routes import rqmc_blocks, rqmc_groups, rqmc_pool
 from theory.routes.base import SamplewiseRoute, Want
 from theory.states.base import Block, Gradient, Moments
 
@@ -73,21 +73,21 @@ class SobolGroup(SamplewiseRoute):
 
     def single(self, op: NormAct, q: Any) -> tuple[Any, Any, float]:
         def one(value: float) -> tuple[float, ...]:
-            return rqmc_pairs.group_moments(value, **_parts(op))
+            return rqmc_groups.group_moments(value, **_parts(op))
 
         second_moment, mean, error = _each(one, q)
         return second_moment, mean, float(np.max(error))
 
     def pair_gap(self, op: NormAct, q1: Any, q2: Any, gap: Any) -> tuple[Any, float]:
         def one(*pair: float) -> tuple[float, ...]:
-            return rqmc_pairs.group_pair_gap(*pair, **_parts(op))
+            return rqmc_groups.group_pair_gap(*pair, **_parts(op))
 
         value, error = _each(one, q1, q2, gap)
         return value, float(np.max(error))
 
     def slope(self, op: NormAct, q1: Any, q2: Any, gap: Any) -> tuple[Any, float]:
         def one(*pair: float) -> tuple[float, ...]:
-            return rqmc_pairs.group_slope(*pair, **_parts(op))
+            return rqmc_groups.group_slope(*pair, **_parts(op))
 
         value, error = _each(one, q1, q2, gap)
         return value, float(np.max(error))

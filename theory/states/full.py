@@ -23,10 +23,21 @@ _SMALL = 4.0**-_STEP
 
 
 def squared_distances(second_moment: FloatArray, gap: FloatArray) -> FloatArray:
-    """E[(x_a - x_b)^2] = (sqrt q_a - sqrt q_b)^2 + 2 sqrt(q_a q_b) gap_ab, without cancellation."""
+    """E[(x_a - x_b)^2] = (sqrt q_a - sqrt q_b)^2 + 2 sqrt(q_a q_b) gap_ab, all terms >= 0.
+
+    The first term as ((q_a - q_b)/(sqrt q_a + sqrt q_b))^2: the difference of the q is exact.
+    """
     root = np.sqrt(second_moment)
-    difference = root[:, None] - root[None, :]
-    return np.asarray(difference**2 + 2.0 * np.outer(root, root) * gap)
+    total = root[:, None] + root[None, :]
+    difference = np.divide(
+        second_moment[:, None] - second_moment[None, :],
+        total,
+        out=np.zeros_like(total),
+        where=total > 0.0,
+    )
+    distance = difference**2 + 2.0 * np.outer(root, root) * gap
+    np.fill_diagonal(distance, 0.0)
+    return distance
 
 
 @dataclass(frozen=True, eq=False, slots=True)

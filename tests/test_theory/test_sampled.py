@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import theory as th
-from theory.routes import batchnorm, groupnorm, laplace, laplace_backward, rqmc_blocks, rqmc_pairs
+from theory.routes import batchnorm, groupnorm, laplace, laplace_backward, rqmc_blocks, rqmc_groups
 from theory.routes.rqmc import Sampling
 
 QUICK = Sampling(log2_points=9, scrambles=16, seed=3)
@@ -50,13 +50,13 @@ def test_calibration() -> None:
             )[0]
         elif kind == 2:
             size = int(generator.integers(5, 12))
-            value, error = rqmc_pairs.group_pair_gap(
+            value, error = rqmc_groups.group_pair_gap(
                 1.0, 1.0, gap, norm=th.group_norm(size), activation=activation, sampling=sampling
             )
             truth = float(groupnorm.group_gap(activation, gap, group_size=size, centered=True)[0])
         else:
             size = int(generator.integers(8, 12))
-            value, error = rqmc_pairs.group_slope(
+            value, error = rqmc_groups.group_slope(
                 1.0, 1.0, 0.0, norm=th.group_norm(size), activation=activation, sampling=sampling
             )
             truth = float(groupnorm.group_slope(activation, 0.0, group_size=size, centered=True)[0])

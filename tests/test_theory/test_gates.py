@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import theory as th
-from theory.routes import evonorm
+from theory.routes import gate_limits
 
 
 def layer(norm: th.Normalizer, weight_variance: float = 2.0, depth: int = 1) -> th.FeedForward:
@@ -41,7 +41,7 @@ def test_b0_table() -> None:
 @pytest.mark.parametrize("gate", [0.3, 1.0, 2.5])
 @pytest.mark.parametrize("gap", [1e-6, 0.05, 0.8, 1.3])
 def test_b0_moments_against_mpmath(gap: float, gate: float) -> None:
-    second_moment, mean, _ = evonorm.b0_moments(gap, gate=gate)
+    second_moment, mean, _ = gate_limits.b0_moments(gap, gate=gate)
     sigma = gate / math.sqrt(gap)
 
     def moment(power: int) -> mpmath.mpf:
@@ -75,9 +75,9 @@ def test_b0_gap_against_nested_quadrature(gap: float) -> None:
         edge, width = 1 / mpmath.mpf(sigma), 6 * own
         points = sorted({-12, edge - width, edge, edge + width, 12, -4, 4})
         distance = mpmath.quad(half_distance, points, maxdegree=8)
-        second_moment, _, _ = evonorm.b0_moments(gap, gate=1.0)
+        second_moment, _, _ = gate_limits.b0_moments(gap, gate=1.0)
         truth = float(distance / second_moment)
-    value, error = evonorm.b0_gap(gap, gate=1.0)
+    value, error = gate_limits.b0_gap(gap, gate=1.0)
     assert value == pytest.approx(truth, rel=1e-12)
     assert error < 1e-12
 
