@@ -29,6 +29,7 @@ Per-layer arrays have length ``depth``; index 0 is layer 1.  Inputs describe x^0
 q^1 = sigma_w^2 * second_moment.  The cotangent at x^L is independent standard Gaussian.
 """
 
+from theory.cross_batch import CrossBatchSimilarity, cross_batch_similarity
 from theory.errors import (
     HypothesisError,
     NormcompassError,
@@ -94,6 +95,7 @@ __all__ = [
     "OBSERVABLES",
     "Activation",
     "CovarianceInputs",
+    "CrossBatchSimilarity",
     "DataInputs",
     "ExchangeableInputs",
     "FeedForward",
@@ -114,6 +116,7 @@ __all__ = [
     "abs",
     "batch_norm",
     "centered_weights",
+    "cross_batch_similarity",
     "elu",
     "erf",
     "evonorm_b0",
