@@ -291,8 +291,9 @@ _EFFORT: Mapping[str, float] = {
     "SWS": 0.9,
 }
 _WIDTHS: Mapping[str, float] = {"VN": 1.5}
-# As samples collapse, VN's corrections to its scale grow with depth; deeper layers need wider networks.
-_DEEPEST: Mapping[str, int] = {"VN": 12}
+# Where numerators keep the batch mean, corrections in 1/n grow with depth: at layer 20 the neglected
+# c/n^2 alone could exceed the margin, and deeper layers need wider networks than direct simulation's.
+_DEEPEST: Mapping[str, int] = {"VN": 12, "EvoNorm-B0": 12}
 
 
 def cases(kind: str) -> tuple[Case, ...]:
