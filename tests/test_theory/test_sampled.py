@@ -197,3 +197,25 @@ def test_infinite_moments_are_refused_with_a_reason() -> None:
     net = th.FeedForward(th.Layer(norm=wide), depth=1)
     with pytest.raises(th.HypothesisError, match="no route"):
         th.predict(net, th.exchangeable(batch=4, correlation=0.5))
+
+
+def test_error_bars_under_heavy_tails() -> None:
+    """Small groups, 20 seeds each against 64 times as many points: at most 2 of 60 beyond |z| = 3.
+
+    With exceedance probability 0.0027 more than 2 happen with probability below 1e-3 x 0.06.
+    """
+    fine = Sampling(log2_points=14, scrambles=32, seed=999)
+    beyond = 0
+    tanh = {"norm": th.group_norm(4, eps=1e-5), "activation": th.tanh}
+    small = {"norm": th.evonorm_s0(4), "activation": th.identity}
+    for function, arguments, parts in (
+        (rqmc_groups.group_pair_gap, (1.0, 1.0, 0.2), small),
+        (rqmc_groups.group_pair_gap, (1.0, 1.0, 0.8), small),
+        (rqmc_groups.group_slope, (1.0, 1.0, 0.0), tanh),
+    ):
+        truth, error = function(*arguments, **parts, sampling=fine)  # type: ignore[arg-type]
+        for seed in range(20):
+            sampling = Sampling(log2_points=9, scrambles=16, seed=seed)
+            value, stated = function(*arguments, **parts, sampling=sampling)  # type: ignore[arg-type]
+            beyond += abs(value - truth) > 3.0 * math.hypot(stated, error) * abs(truth)
+    assert beyond <= 2

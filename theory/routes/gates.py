@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from theory.errors import HypothesisError
 from theory.program import NormAct
 from theory.routes import gate_limits, gaussian
 from theory.routes.base import SamplewiseRoute, Want, label
@@ -84,10 +85,14 @@ class EvoNormB0Limit:
     def pullback(self, op: NormAct, block: Block, value: Any) -> tuple[Any, float]:
         """Same-sample covariance only: what passes through the batch's s is O(1/B) of it."""
         same, pair = value
+        if pair:
+            raise HypothesisError(
+                "EvoNorm-B0 over an infinite batch is worked out for cotangents that are independent "
+                "over samples; use a finite batch"
+            )
         gate: Any = _gated(op).gate
         factor = gate_limits.b0_slope(block.gap, gate=gate) / (block.second_moment * block.gap)
-        # A cotangent common to all samples would need the mean mode as well; independent ones have none.
-        return (same * factor, math.nan if pair else 0.0), 1e-15
+        return (same * factor, 0.0), 1e-15
 
     def fast_push(self, op: NormAct, *, exchangeable: bool) -> Callable[[Any], Any] | None:
         return None

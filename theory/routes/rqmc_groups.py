@@ -11,13 +11,13 @@ integrand, so every sample point counts G times.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from theory.routes.functions import base_function
-from theory.routes.rqmc import Sampling, Summary, average, summarize
+from theory.routes.rqmc import Sampling, Summary, average, log_tilt, summarize
 from theory.routes.rqmc_pool import Pooled, Want, contrasts, normalize, power
 from theory.specs.activations import Activation
 from theory.specs.normalizers import Normalizer
@@ -146,22 +146,33 @@ def _average(
     single = own == 0.0
     divisor = norm.divisor(batch=1, positions=1)
 
-    def sample(z: FloatArray, weight: FloatArray) -> FloatArray:
-        first = z[:, :size]
-        second = (1.0 - gap) * first
-        if not single:
-            second = second + own * z[:, size:]
+    pool = size if norm.denominator == "rms" else size - 1
+    exponent = power(norm, want)
+    excess = pool - log_tilt(pool=pool, power=exponent)[0] if exponent else 0.0
+
+    def evaluate(both: Sequence[FloatArray], weight: FloatArray) -> FloatArray:
         pools = []
-        for coordinates, q in ((first, q1), (second, q2)):
+        for coordinates, q in zip(both, (q1, q2), strict=True):
             scaled = math.sqrt(q) * coordinates
             h, deviation = scaled @ basis, scaled[:, :-1] @ basis[:-1]
             pools.append(normalize(h, deviation, norm, divisor=divisor))
         return integrand(pools[0], pools[1], weight)
 
-    # Tilting the first sample's radius helps where its denominator has few degrees of freedom; the
-    # second sample's denominator is only bounded by it when the samples are close.
-    pool = size if norm.denominator == "rms" else size - 1
-    exponent = power(norm, want) if norm.eps == 0.0 and (single or gap < 0.5) else 0.0
+    def sample(z: FloatArray, weight: FloatArray) -> FloatArray:
+        first = z[:, :size]
+        if single:
+            return evaluate((first, (1.0 - gap) * first), weight)
+        second = (1.0 - gap) * first + own * z[:, size:]
+        if not excess:
+            return evaluate((first, second), weight)
+        # Only the first radius is tilted, but either denominator may vanish: the balance heuristic
+        # (Veach & Guibas 1995), 2/(1/w_1 + 1/w_2), with the samples' roles exchanged for half.
+        squares = [np.einsum("pi,pi->p", x[:, :pool], x[:, :pool]) for x in (first, second)]
+        ratio = (squares[1] / squares[0]) ** (0.5 * excess)
+        balanced = weight * 2.0 * ratio / (1.0 + ratio)
+        one, other = evaluate((first, second), balanced), evaluate((second, first), balanced)
+        return np.asarray(0.5 * (one + other))
+
     return average(
         sample,
         dimension=size if single else 2 * size,
