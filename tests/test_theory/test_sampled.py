@@ -202,7 +202,7 @@ def test_infinite_moments_are_refused_with_a_reason() -> None:
 def test_error_bars_under_heavy_tails() -> None:
     """Small groups, 20 seeds each against 64 times as many points: at most 2 of 60 beyond |z| = 3.
 
-    With exceedance probability 0.0027 more than 2 happen with probability below 1e-3 x 0.06.
+    Stated errors are exceeded threefold with probability 0.0027, more than 2 of 60 below 1e-3.
     """
     fine = Sampling(log2_points=14, scrambles=32, seed=999)
     beyond = 0
