@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from theory.errors import NumericalError
 from theory.program import Linear, NormAct
 from theory.routes.base import is_scale_free
 from theory.routes.dispatch import select
@@ -39,18 +40,27 @@ def bind_push(op: Linear | NormAct, state: State) -> tuple[Push, str]:
             return fast, route.name
 
     def push(s: State) -> State:
-        usable = s if _scales_through(op) else s.unscaled()
+        usable: Any = s if _scales_through(op) else s.unscaled()
         exponent = usable.exponent
-        moments = route.moments(op, usable.block())
-        q_error, gap_error = moments.error
-        if is_scale_free(op):
-            exponent = 0
-        else:
-            q_error += usable.second_moment_error  # type: ignore[attr-defined]
+        with np.errstate(over="ignore", invalid="ignore"):
+            moments = route.moments(op, usable.block())
+        local, gap_error = moments.error
+        # What q inherits: nothing through a scale-free normalizer that subtracts the mean; the gap's
+        # error where a raw numerator makes q = 1/gap (VN); else q's own.
+        inherited = 0.0
+        if not is_scale_free(op):
+            exponent = 0 if not _scales_through(op) else exponent
+            inherited = usable.second_moment_error
             # phi's dual at a perturbed q is another correlation map, off by at most that much.
-            gap_error += usable.second_moment_error if op.norm is not None else 0.0  # type: ignore[attr-defined]
-        moments = moments._replace(error=(q_error, gap_error))
-        return usable.rebuilt(_affine(moments, op.activation, exponent), exponent=exponent)
+            gap_error += inherited if op.norm is not None else 0.0
+        else:
+            exponent = 0
+            if op.norm is not None and op.norm.couples_samples and not op.norm.centered:
+                inherited = usable.gap_error
+        moments = moments._replace(error=(local, gap_error))
+        moments, local = _affine(moments, op.activation, exponent, inherited)
+        _require_finite(moments)
+        return usable.rebuilt(moments, exponent=exponent, local_error=local)  # type: ignore[no-any-return]
 
     return push, route.name
 
@@ -71,10 +81,16 @@ def bind_pull(op: Linear | NormAct, state: State) -> tuple[Pull, str]:
 
     def pull(s: State, gradient: Gradient) -> Gradient:
         usable = s if _scales_through(op) else s.unscaled()
-        value, error = route.pullback(op, usable.block(), gradient.value)
-        value = tuple(slope * v for v in value) if block.exchangeable else slope * value
+        with np.errstate(over="ignore", invalid="ignore"):
+            value, error = route.pullback(op, usable.block(), gradient.value)
+            value = tuple(slope * v for v in value) if block.exchangeable else slope * value
         exponent = gradient.exponent - (usable.exponent if is_scale_free(op) else 0)
         error += gradient.error + usable.second_moment_error + usable.gap_error  # type: ignore[attr-defined]
+        if np.isnan(value).any():
+            raise NumericalError(
+                "the gradient left the range of floating-point numbers: samples have collapsed too "
+                "far for this normalizer; use fewer layers, or predict(..., backward=False)"
+            )
         return Gradient(value, exponent, error)
 
     return pull, route.name
@@ -88,24 +104,42 @@ def _scales_through(op: NormAct) -> bool:
     return bare and op.activation.ray_slopes is not None
 
 
-def _affine(moments: Moments, activation: Activation, exponent: int) -> Moments:
-    """Moments of scale * base + shift: K' = a^2 K + a b (m_a + m_b) + b^2, through squared distances."""
+def _affine(
+    moments: Moments, activation: Activation, exponent: int, inherited: float
+) -> tuple[Moments, float]:
+    """Moments of scale * base + shift, K' = a^2 K + a b (m_a + m_b) + b^2, and the local error.
+
+    For homogeneous bases q ~ Q and m ~ sqrt(Q) of the incoming Q, so that an inherited error is
+    multiplied by d log q'/d log Q = (a^2 q + a b m)/q'; the route's own is inflated by a^2 q/q'.
+    """
     a, b = activation.scale, math.ldexp(activation.shift, -exponent)
-    q, gap, mean, (q_error, gap_error) = moments
-    if b == 0.0 and a == 1.0:
-        return moments
+    q, gap, mean, (local, gap_error) = moments
     if b == 0.0:
-        return Moments(a * a * q, gap, a * mean, moments.error)
+        errors = (inherited + local, gap_error)
+        return Moments(a * a * q, gap, a * mean, errors), local
     new_q = a * a * q + 2.0 * a * b * mean + b * b
     inflation = float(np.max(a * a * q / new_q))
+    elasticity = inflation
+    if activation.ray_slopes is not None:
+        elasticity = float(np.max(np.abs(a * a * q + a * b * mean) / new_q))
     if np.ndim(gap) == 0:
         new_gap = a * a * q * gap / new_q
     else:
         q, root = np.broadcast_to(q, len(gap)), np.sqrt(np.broadcast_to(new_q, len(gap)))
         distance = a * a * squared_distances(q, gap) - (root[:, None] - root[None, :]) ** 2
         new_gap = np.clip(distance / (2.0 * np.outer(root, root)), 0.0, 2.0)
-    error = (q_error * inflation, gap_error + q_error * inflation)
-    return Moments(new_q, new_gap, a * mean + b, error)
+    local *= max(inflation, 1.0)
+    errors = (elasticity * inherited + local, gap_error + abs(1.0 - elasticity) * inherited + local)
+    return Moments(new_q, new_gap, a * mean + b, errors), local
+
+
+def _require_finite(moments: Moments) -> None:
+    """Collapsing samples end where 1 - c underflows; say so instead of carrying NaN on."""
+    if not (np.isfinite(moments.second_moment).all() and np.isfinite(moments.gap).all()):
+        raise NumericalError(
+            "the covariance left the range of floating-point numbers: samples have collapsed "
+            "(1 - c below 1e-300) or the second moment ran away; use fewer layers"
+        )
 
 
 def _linear_pull(gradient: Gradient, variance: float) -> Gradient:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,12 @@ from theory.specs.networks import FeedForward
 from theory.states.base import Gradient, Observables
 from theory.states.exchangeable import Exchangeable
 from theory.states.full import Full
+
+# A layer whose inputs span too few directions, although the pool would allow more.
+_INFINITE_LAYER = (
+    "the samples of a layer span at most two directions about their mean, so E[1/R^2] and with it "
+    "the mean squared gradient there and before is infinite; later layers are finite"
+)
 
 __all__ = ["initial_state", "predict", "predict_many"]
 
@@ -85,6 +92,8 @@ def predict(network: FeedForward, inputs: Inputs, *, backward: bool = True) -> P
     log_gradient, gradient_error, backward_route = None, None, None
     if backward:
         log_gradient, gradient_error, backward_route = _backward(program, trail, state, kind)
+        if kind.status not in ("infinite", "degenerate") and np.isposinf(log_gradient).any():
+            kind = replace(kind, status="infinite", reason=_INFINITE_LAYER)
     pre, post = seen["preactivation"], seen["activation"]
     # One reading for both: half the cost of reading a deep network.
     observed = type(post[0]).observe(pre + post)
@@ -131,10 +140,27 @@ def _backward(
             if type(op) is NormAct:
                 route = name
         gradient = pull(state, gradient)
+        if type(op) is NormAct and not np.isfinite(gradient.value).all():
+            missing = depth - len(read)
+            return (*_with_infinite(last, read, missing), route)
     read.reverse()
     log_square = type(last).log_squared_norm(read)
     errors = np.array([g.error for g in read])
     return 0.5 * (log_square - log_square[-1]), 0.5 * (errors - errors[-1]), route
+
+
+def _with_infinite(last: Any, read: list[Gradient], missing: int) -> tuple[Any, Any]:
+    """Ratios where the gradient is finite, infinity at the ``missing`` first layers."""
+    log_ratio = np.full(missing + len(read), math.inf)
+    errors = np.zeros(len(log_ratio))
+    if read:
+        finite = read[::-1]
+        log_square = type(last).log_squared_norm(finite)
+        log_ratio[missing:] = 0.5 * (log_square - log_square[-1])
+        stated = np.array([g.error for g in finite])
+        errors[missing:] = 0.5 * (stated - stated[-1])
+    log_ratio[-1] = 0.0
+    return log_ratio, errors
 
 
 def predict_many(

@@ -11,9 +11,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from theory.errors import HypothesisError
 from theory.specs.inputs import ExchangeableInputs, Inputs
 from theory.specs.networks import FeedForward
+from theory.states.full import squared_distances
 
 __all__ = ["Regime", "pool_rank", "regime"]
 
@@ -40,20 +43,24 @@ class Regime:
 
 
 def pool_rank(network: FeedForward, inputs: Inputs) -> float:
-    """Rank of the normalizer's quadratic form at the first layer (samples may be dependent)."""
+    """Rank of the normalizer's quadratic form in a deep layer.
+
+    Samples that are equal stay equal, so they count once.  Data in fewer dimensions do not: after
+    one nonlinear layer the covariance has the rank that the distinct samples allow, and only the
+    first layer sees less (``predict`` finds that there).
+    """
     norm = network.layer.norm
     if norm is None or norm.denominator == "none":
         return math.inf
     nominal = norm.rank(batch=inputs.batch, positions=inputs.positions)
     if not norm.pool.samples or norm.pool.channels != 1:
         return nominal
+    lost = 0 if norm.denominator == "rms" else 1
     if isinstance(inputs, ExchangeableInputs):
-        return nominal if inputs.gap > 0.0 else (0 if norm.denominator != "rms" else 1)
-    from theory.routes import laplace_core
-
-    centered = norm.denominator != "rms"
-    rank = laplace_core.pool_rank(inputs.second_moment, inputs.gap, centered=centered)
-    return min(nominal, rank)
+        return nominal if inputs.gap > 0.0 else 1 - lost
+    equal = squared_distances(inputs.second_moment, inputs.gap) == 0.0
+    distinct = int(np.count_nonzero(~np.triu(equal, 1).any(axis=0)))
+    return min(nominal, distinct - lost)
 
 
 def regime(network: FeedForward, inputs: Inputs) -> Regime:
@@ -89,7 +96,7 @@ def regime(network: FeedForward, inputs: Inputs) -> Regime:
             f"{what}, and without centering its second moment is finite only for rank > 2; "
             "enlarge the pool (variance_norm needs 4 samples) or use eps > 0"
         )
-    if rank == 1 and not raw:
+    if norm.rank(batch=inputs.batch, positions=inputs.positions) == 1 and not raw:
         return Regime(
             status="degenerate",
             rank=rank,

@@ -20,7 +20,15 @@ from theory.states.full import Full
 __all__ = ["load_prediction", "save_prediction"]
 
 _SCHEMA = 1
-_FULL = ("second_moment", "gap", "mean", "exponent", "second_moment_error", "gap_error")
+_FULL = (
+    "second_moment",
+    "gap",
+    "mean",
+    "exponent",
+    "second_moment_error",
+    "gap_error",
+    "local_error",
+)
 
 
 def save_prediction(prediction: Prediction, path: str | Path) -> None:
@@ -107,8 +115,8 @@ def _build(document: dict[str, Any], arrays: dict[str, Any]) -> Prediction:
     else:
         columns = [arrays[f"full.{field}"] for field in _FULL]
         states = [
-            Full(q, gap, mean, int(exponent), float(q_error), float(gap_error))
-            for q, gap, mean, exponent, q_error, gap_error in zip(*columns, strict=True)
+            Full(q, gap, mean, int(exponent), float(q_error), float(gap_error), float(local))
+            for q, gap, mean, exponent, q_error, gap_error, local in zip(*columns, strict=True)
         ]
     regime = document["regime"]
     rank = float(regime["rank"])

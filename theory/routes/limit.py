@@ -112,9 +112,9 @@ class ClosedLimit(SamplewiseRoute):
             mean = mean_factor * root(q)
             if exchangeable:
                 return Exchangeable(
-                    state.batch, norm * q, new_gap, mean, exponent, q_error, gap_error
+                    state.batch, norm * q, new_gap, mean, exponent, q_error, gap_error, ROUNDING
                 )
-            return Full(norm * q, new_gap, mean, exponent, q_error, gap_error)
+            return Full(norm * q, new_gap, mean, exponent, q_error, gap_error, ROUNDING)
 
         return push
 

@@ -77,7 +77,7 @@ class BatchClosed(_BatchRoute):
                 factors = known[state.batch] = self._factors(op, state.batch)
             q, gap, mean, _, _, error = factors
             # The output forgets the incoming covariance, and with it the incoming errors.
-            return Exchangeable(state.batch, q, gap, mean, 0, error, error)
+            return Exchangeable(state.batch, q, gap, mean, 0, error, error, error)
 
         return push
 
@@ -85,7 +85,7 @@ class BatchClosed(_BatchRoute):
         known: dict[float, batchnorm.BatchFactors] = {}
 
         def pull(state: Exchangeable, gradient: Gradient) -> Gradient:
-            b, q, gap, _, exponent, q_error, gap_error = state
+            b, q, gap, _, exponent, q_error, gap_error, _ = state
             factors = known.get(b)
             if factors is None:
                 factors = known[b] = self._factors(op, b)

@@ -95,8 +95,11 @@ class State(Protocol):
         """Pre-activations of a linear map: sigma_w^2 K, or sigma_w^2 (K - m m') with centered rows."""
         ...
 
-    def rebuilt(self, moments: Moments, *, exponent: int) -> Self:
-        """The state after a route's moments, in units of 4**exponent."""
+    def rebuilt(self, moments: Moments, *, exponent: int, local_error: float) -> Self:
+        """The state after a route's moments, in units of 4**exponent.
+
+        ``local_error`` is what the route itself added; centering inflates it, but not the rest.
+        """
         ...
 
     def unscaled(self) -> Self:

@@ -32,6 +32,7 @@ class Exchangeable(NamedTuple):
     exponent: int = 0
     second_moment_error: float = 0.0
     gap_error: float = 0.0
+    local_error: float = 0.0
 
     def block(self) -> Block:
         """Scalars q and gap."""
@@ -39,18 +40,19 @@ class Exchangeable(NamedTuple):
 
     def linear(self, weight_variance: float, *, centered: bool) -> Exchangeable:
         """q' = sigma_w^2 q, gap' = gap; centered: q - m^2 for q and q gap/(q - m^2) for gap."""
-        b, q, gap, mean, exponent, q_error, gap_error = self
+        b, q, gap, mean, exponent, q_error, gap_error, local = self
         if centered and mean:
             q, gap, inflation = centered_moments(q, gap, mean)
-            q_error *= inflation
-            gap_error += q_error
+            # q and m^2 inherit the same relative error; only what the last route added is inflated.
+            q_error += (inflation - 1.0) * local
+            gap_error += (inflation - 1.0) * local
         q *= weight_variance
         if not _SMALL < q < _LARGE:
             steps = _STEP if q >= _LARGE else -_STEP
             q, exponent = q * 4.0**-steps, exponent + steps
         return Exchangeable(b, q, gap, 0.0, exponent, q_error, gap_error)
 
-    def rebuilt(self, moments: Moments, *, exponent: int) -> Exchangeable:
+    def rebuilt(self, moments: Moments, *, exponent: int, local_error: float) -> Exchangeable:
         """Same batch, new moments; errors accumulate (see ``State``)."""
         q_error, gap_error = moments.error
         return Exchangeable(
@@ -61,6 +63,7 @@ class Exchangeable(NamedTuple):
             exponent,
             q_error,
             self.gap_error + gap_error,
+            local_error,
         )
 
     def unscaled(self) -> Exchangeable:
@@ -85,7 +88,7 @@ class Exchangeable(NamedTuple):
         """Over samples, variance = q gap (B-1)/B with ddof = 0."""
         table = np.array(states, dtype=np.float64)
         b = states[0].batch
-        _, q, gap, _, exponent, q_error, gap_error = table.T
+        _, q, gap, _, exponent, q_error, gap_error, _ = table.T
         with np.errstate(divide="ignore"):
             log_q = np.log(q) + exponent * math.log(4.0)
             log_variance = log_q + np.log(gap if b == math.inf else gap * (1.0 - 1.0 / b))

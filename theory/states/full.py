@@ -17,6 +17,8 @@ __all__ = ["Full", "squared_distances"]
 
 FloatArray = NDArray[np.float64]
 
+# (sqrt q_a - sqrt q_b)^2 relative to q, for q's that are equal up to rounding.
+_DISTANCE_FLOOR = 1e-31
 _STEP = 200
 _LARGE = 4.0**_STEP
 _SMALL = 4.0**-_STEP
@@ -50,6 +52,7 @@ class Full:
     exponent: int = 0
     second_moment_error: float = 0.0
     gap_error: float = 0.0
+    local_error: float = 0.0
 
     @property
     def batch(self) -> int:
@@ -71,8 +74,9 @@ class Full:
         q_error, gap_error = self.second_moment_error, self.gap_error
         if centered and self.mean.any():
             q, gap, inflation = _centered(q, gap, self.mean)
-            q_error *= inflation
-            gap_error += q_error
+            # q and m^2 inherit the same relative error; only what the last route added is inflated.
+            q_error += (inflation - 1.0) * self.local_error
+            gap_error += (inflation - 1.0) * self.local_error
         q = q * weight_variance
         largest = max(q.tolist())
         if not _SMALL < largest < _LARGE:
@@ -80,16 +84,20 @@ class Full:
             q, exponent = q * 4.0**-steps, exponent + steps
         return Full(q, gap, np.zeros_like(q), exponent, q_error, gap_error)
 
-    def rebuilt(self, moments: Moments, *, exponent: int) -> Full:
+    def rebuilt(self, moments: Moments, *, exponent: int, local_error: float) -> Full:
         """Same samples, new moments; errors accumulate (see ``State``)."""
         q_error, gap_error = moments.error
+        # Distances are known to the squared rounding of the sqrt(q): a floor for collapsing samples.
+        off = moments.gap[moments.gap > 0.0]
+        floor = _DISTANCE_FLOOR / float(off.min()) if off.size else 0.0
         return Full(
             _per_sample(moments.second_moment, self.batch),
             moments.gap,
             _per_sample(moments.mean, self.batch),
             exponent,
             q_error,
-            self.gap_error + gap_error,
+            self.gap_error + gap_error + floor,
+            local_error,
         )
 
     def unscaled(self) -> Full:
