@@ -23,6 +23,12 @@ __all__ = ["FixedPoint", "fixed_point", "fixed_points"]
 
 _SCAN = 64
 _SMALLEST_GAP = 1e-15
+_VANISHING_GAP = 1e-28
+# An excess this small is rounding: the map is neutral there.
+_NEUTRAL = 1e-12
+# A route too costly to scan is iterated, until samples have collapsed this far.
+_COLLAPSED = 1e-4
+_MAX_STEPS = 200
 # Slopes this near 1 are 1: the maps are known to a few roundings.
 _MARGINAL = 1e-9
 # Factors of e that q may still move before it counts as running away.
@@ -43,7 +49,8 @@ class FixedPoint:
     slope
         dc'/dc at c*.
     depth_scale
-        -1/log|slope|: layers per factor e; ``math.inf`` at slope 1, 0 at slope 0.
+        1/|log|slope||: layers per factor e, towards c* or away from it; ``math.inf`` at slope 1, 0 at
+        slope 0.
     gradient_growth
         lambda, factor per layer on the squared gradient norm, backwards.
     bound
@@ -169,6 +176,7 @@ class _LayerMap:
         self._push, self.route = bind_push(self.norm_act, start)
         self._push_linear, _ = bind_push(self.linear, start)
         self.runaway: float | None = None
+        self.converged = True
         self.q = self._settle(start)
 
     def _apply(self, q: float, gap: float) -> tuple[Exchangeable, Exchangeable]:
@@ -218,8 +226,6 @@ class _LayerMap:
 
         centre = math.log(q)
         here = excess(centre)
-        if abs(here) < 1e-13:
-            return q
         towards = math.copysign(1.0, here)
         tangent = minimize_scalar(
             lambda x: abs(excess(x)),
@@ -227,12 +233,15 @@ class _LayerMap:
             method="bounded",
             options={"xatol": 1e-9},
         )
-        if tangent.fun < 1e-12:
+        if tangent.fun < _NEUTRAL and abs(excess(tangent.x + 0.5 * towards)) > 1e-6:
             self._remark("q approaches its fixed point only algebraically")
             return math.exp(tangent.x)
         for width in range(1, _FAR):
             other = centre + towards * width
-            if excess(other) * here < 0.0:
+            there = excess(other)
+            if abs(there) < _NEUTRAL:
+                break
+            if there * here < 0.0:
                 root = brentq(excess, *sorted((centre, other)), xtol=1e-14, rtol=1e-15)
                 return math.exp(root)
         self.runaway = math.inf if towards > 0.0 else 0.0
@@ -241,7 +250,7 @@ class _LayerMap:
             if towards > 0.0
             else "the second moment vanishes with depth"
         )
-        return math.exp(centre + towards * _FAR)
+        return math.exp(other)
 
     def _remark(self, text: str) -> None:
         self.note = f"{self.note}; {text}" if self.note else text
@@ -265,10 +274,13 @@ class _LayerMap:
 
         grid = np.linspace(math.log(_SMALLEST_GAP), math.log(top), _SCAN)
         values = [excess(x) for x in grid]
+        if max(map(abs, values)) < _NEUTRAL:
+            self._remark("every correlation is a fixed point")
+            return [0.0, start]
         found = [0.0]
         for k in range(_SCAN - 1):
             # Rounding makes the sign of a marginal map's excess random near gap = 0.
-            if abs(values[k]) < 1e-12 or abs(values[k + 1]) < 1e-12:
+            if min(abs(values[k]), abs(values[k + 1])) < _NEUTRAL:
                 continue
             if values[k] * values[k + 1] < 0.0:
                 root = brentq(excess, grid[k], grid[k + 1], xtol=1e-15, rtol=1e-15)
@@ -277,11 +289,15 @@ class _LayerMap:
 
     def _iterate(self, gap: float) -> float:
         """Fixed-point iteration, for a route too costly to scan."""
-        for _ in range(200):
+        for _ in range(_MAX_STEPS):
             new, error = self.step(gap)
             if abs(new / gap - 1.0) < max(error * 1e-2, 1e-12):
                 return new
+            if new < _COLLAPSED:
+                return 0.0
             gap = new
+        self._remark(f"not converged after {_MAX_STEPS} layers")
+        self.converged = False
         return gap
 
     def describe(self, gap: float) -> FixedPoint:
@@ -290,7 +306,7 @@ class _LayerMap:
         evaluation = at if at > 0.0 or not self.coupled else _SMALLEST_GAP
         post, pre = self._apply(self.q, evaluation)
         slope = self._slope(at, pre)
-        growth = self._growth(evaluation, at)
+        growth = self._growth(pre if self.coupled else Exchangeable(self.batch, self.q, at), at)
         error = pre.gap_error * at + 1e-16
         distance = abs(1.0 - slope)
         bound = error / distance if distance > _MARGINAL else (error if at == 0.0 else math.inf)
@@ -298,11 +314,14 @@ class _LayerMap:
         if at == 0.0 and evaluation > 0.0:
             q = math.inf
             self._remark("samples collapse, and the second moment grows as their variance vanishes")
-        if abs(slope - 1.0) <= _MARGINAL:
+        if not self.converged:
+            bound = math.inf
+        # Where q runs away the map approaches its limit only as q does.
+        if abs(slope - 1.0) <= (_MARGINAL if self.runaway is None else 1e-6):
             slope, status, scale = 1.0, "marginal", math.inf
         else:
             status = "attracting" if abs(slope) < 1.0 else "repelling"
-            scale = 0.0 if slope == 0.0 else -1.0 / math.log(abs(slope))
+            scale = 0.0 if slope == 0.0 else 1.0 / abs(math.log(abs(slope)))
         return FixedPoint(
             correlation=1.0 - at,
             gap=at,
@@ -334,21 +353,20 @@ class _LayerMap:
             _, factor = pull(state, Gradient((variance, variance), 0, 0.0)).value
         return float(factor * self.q / pre.second_moment / 4.0**pre.exponent)
 
-    def _growth(self, evaluation: float, gap: float) -> float:
+    def _growth(self, state: Exchangeable, gap: float) -> float:
         """Spectral radius of (Pi_aa, Pi_ab) -> (Pi'_aa, Pi'_ab) over one layer."""
         if self.kind.status == "infinite":
             return math.inf
         if self.kind.status == "degenerate":
             return 0.0
-        state = Exchangeable(self.batch, self.q, evaluation)
+        if self.coupled and self.batch != math.inf and gap == 0.0:
+            # Collapsing samples: the factor has no limit (theory notes, section 4, "VN").
+            return math.inf
         pull, _ = bind_pull(self.norm_act, state)
         variance = self.linear.weights.weight_variance
         first = pull(state, Gradient((variance, 0.0), 0, 0.0)).value
         if not self.coupled or self.batch == math.inf:
             return float(first[0])
-        if gap == 0.0:
-            # Collapsing samples: the factor has no limit (theory notes, section 4, "VN").
-            return math.inf
         second = pull(state, Gradient((0.0, variance), 0, 0.0)).value
         return float(np.abs(np.linalg.eigvals(np.array([first, second]).T)).max())
 
@@ -356,7 +374,8 @@ class _LayerMap:
 def _derivative(function: Callable[[float], float], gap: float) -> float:
     """d gap'/d gap: exact 0 for constant maps, the ratio at a collapsed point, else Richardson."""
     if gap == 0.0:
-        return function(_SMALLEST_GAP) / _SMALLEST_GAP
+        # The next term of the map is of relative order gap^(1/2).
+        return function(_VANISHING_GAP) / _VANISHING_GAP
     step = 1e-3 * gap
 
     def central(h: float) -> float:

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from theory.errors import HypothesisError
 from theory.program import NormAct, plain_activation
 from theory.routes.base import SamplewiseRoute, Want
 from theory.routes.limit import ClosedLimit, QuadratureLimit
 from theory.states.base import Block, Gradient, Moments
 from theory.states.full import squared_distances
 
-__all__ = ["CenteringRoute"]
+__all__ = ["BatchLimit", "CenteringQuadrature", "CenteringRoute"]
 
 
 class CenteringRoute:
@@ -33,6 +34,11 @@ class CenteringRoute:
         return (ClosedLimit() if homogeneous else QuadratureLimit()), free
 
     def refusal(self, op: NormAct, block: Block, want: Want) -> str | None:
+        if op.activation.ray_slopes is None:
+            return f"{op.activation.name} is not positively homogeneous"
+        return self._pool_refusal(op)
+
+    def _pool_refusal(self, op: NormAct) -> str | None:
         norm = op.norm
         if norm is None or not norm.pool.samples or norm.denominator != "none":
             return "it is not a centering over samples"
@@ -81,6 +87,70 @@ class CenteringRoute:
             return (spread * share, -spread / block.batch), error
         value = value - value.mean(axis=0, keepdims=True)
         return value - value.mean(axis=1, keepdims=True), error
+
+    def fast_push(self, op: NormAct, *, exchangeable: bool) -> Callable[[Any], Any] | None:
+        return None
+
+    def fast_pull(
+        self, op: NormAct, *, exchangeable: bool
+    ) -> Callable[[Any, Gradient], Gradient] | None:
+        return None
+
+
+class CenteringQuadrature(CenteringRoute):
+    """The same for every other activation."""
+
+    name = "quadrature"
+
+    def refusal(self, op: NormAct, block: Block, want: Want) -> str | None:
+        return self._pool_refusal(op)
+
+
+class BatchLimit:
+    """A std over an infinite exchangeable batch: R^2 = q gap + eps is a number, N(h) is Gaussian.
+
+    Centered: variance q gap/R^2, independent samples; raw (VN): variance q/R^2, the same
+    correlations.  What passes through R is O(1/B) of the gradient of independent cotangents.
+    """
+
+    name = "quadrature"
+
+    def refusal(self, op: NormAct, block: Block, want: Want) -> str | None:
+        norm = op.norm
+        if norm is None or not norm.pool.samples or norm.pool.channels != 1:
+            return "it is not a batch normalizer per channel"
+        if block.batch != math.inf:
+            return "the batch is finite"
+        if norm.denominator != "std" or norm.gate is not None:
+            return f"{norm.name} has a gate or no std"
+        if op.activation.ray_slopes is not None:
+            return f"{op.activation.name} is positively homogeneous"
+        return None
+
+    def _gaussian(self, op: NormAct, block: Block) -> tuple[Block, float]:
+        assert op.norm is not None
+        spread = block.second_moment * block.gap
+        inverse = 1.0 / (spread + op.norm.eps)
+        if op.norm.centered:
+            return Block(spread * inverse, 1.0, math.inf, True), inverse
+        return Block(block.second_moment * inverse, block.gap, math.inf, True), inverse
+
+    def moments(self, op: NormAct, block: Block) -> Moments:
+        scaled, _ = self._gaussian(op, block)
+        return QuadratureLimit().moments(plain_activation(op.activation), scaled)
+
+    def pullback(self, op: NormAct, block: Block, value: Any) -> tuple[Any, float]:
+        scaled, inverse = self._gaussian(op, block)
+        same, pair = value
+        if pair:
+            raise HypothesisError(
+                "an infinite batch is worked out for cotangents that are independent over samples; "
+                "use a finite batch"
+            )
+        (same, _), error = QuadratureLimit().pullback(
+            plain_activation(op.activation), scaled, (same, 0.0)
+        )
+        return (same * inverse, 0.0), error
 
     def fast_push(self, op: NormAct, *, exchangeable: bool) -> Callable[[Any], Any] | None:
         return None

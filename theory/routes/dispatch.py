@@ -15,7 +15,7 @@ __all__ = ["routes", "select"]
 @cache
 def routes() -> tuple[Route, ...]:
     """All routes, cheapest and most accurate first."""
-    from theory.routes.centering import CenteringRoute
+    from theory.routes.centering import BatchLimit, CenteringQuadrature, CenteringRoute
     from theory.routes.gates import EvoNormB0Limit, EvoNormS0Limit
     from theory.routes.limit import ClosedLimit, QuadratureLimit
     from theory.routes.pools import (
@@ -31,6 +31,8 @@ def routes() -> tuple[Route, ...]:
         ClosedLimit(),
         QuadratureLimit(),
         CenteringRoute(),
+        CenteringQuadrature(),
+        BatchLimit(),
         BatchClosed(),
         BatchSpherical(),
         GroupPearson(),

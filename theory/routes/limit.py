@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from theory.errors import NumericalError
 from theory.program import NormAct
 from theory.routes import arccosine
 from theory.routes.base import ROUNDING, SamplewiseRoute, Want, label
@@ -161,9 +162,14 @@ class QuadratureLimit(SamplewiseRoute):
         from theory.routes import gaussian
 
         inverse, share = _scale(op, q)
-        second_moment, mean, error = gaussian.second_moment_and_mean(
-            op.activation.base, q * inverse * share
-        )
+        scaled = q * inverse * share
+        if not (np.all(scaled >= 1e-60) and np.all(scaled <= 1e30)):
+            raise NumericalError(
+                f"the second moment before {op.activation.name} is {float(np.max(scaled)):.3g}, outside "
+                "[1e-60, 1e30]: the signal has died or run away; use fewer layers or weight_variance "
+                "nearer to the critical one"
+            )
+        second_moment, mean, error = gaussian.second_moment_and_mean(op.activation.base, scaled)
         return second_moment, mean, float(np.max(error))
 
     def pair_gap(self, op: NormAct, q1: Any, q2: Any, gap: Any) -> tuple[Any, float]:
