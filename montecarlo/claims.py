@@ -125,6 +125,15 @@ class Case:
         raw = norm is not None and not norm.centered and norm.denominator == "std"
         return rank / 2.0 if raw else rank
 
+    @property
+    def stationary(self) -> bool:
+        """Whether the normalizer sets E[N(h)^2] afresh: (h - mean)/std or h/rms."""
+        norm = self.layer.norm
+        return norm is not None and (norm.centered, norm.denominator) in (
+            (True, "std"),
+            (False, "rms"),
+        )
+
     def plan(self, budget: Budget) -> tuple[tuple[int, int], ...]:
         """(width, networks) for each width of ``budget``."""
         return tuple(
@@ -281,7 +290,7 @@ _EFFORT: Mapping[str, float] = {
     "BN": 0.8,
     "MC": 0.5,
     "LN": 0.8,
-    "RMSNorm": 1.2,
+    "RMSNorm": 2.0,
     "GN(6)": 1.9,
     "EvoNorm-S0": 1.5,
     "EvoNorm-B0/synthetic": 2.4,

@@ -42,11 +42,16 @@ class Quantity:
     logarithmic: bool
     reason: str
 
-    def layers(self, layer: int, depth: int) -> int:
-        """Layers over which a rate accumulates: from the input, or for gradients from layer L."""
+    def layers(self, layer: int, depth: int, *, stationary: bool) -> int:
+        """Layers over which a rate accumulates: from the input, or for gradients from layer L.
+
+        Of a stationary network (its normalizer sets the scale afresh) log E[x^2] accumulates nothing.
+        """
         if not self.per_layer:
             return 1
-        return depth - layer if self.name == "gradient" else layer
+        if self.name == "gradient":
+            return depth - layer
+        return 1 if stationary else layer
 
     def show(self, value: float) -> str:
         """``value`` per unit of the margin, for people."""
@@ -65,7 +70,8 @@ QUANTITIES: Mapping[str, Quantity] = MappingProxyType(
                 margin=0.03,
                 per_layer=True,
                 logarithmic=True,
-                reason="log E[x²] is a sum of one rate per layer, so errors are judged per layer",
+                reason="log E[x²]: one rate per layer where the scale accumulates, "
+                "once where the normalizer sets it afresh (BN, LN, RMSNorm, GN)",
             ),
             Quantity(
                 name="similarity",

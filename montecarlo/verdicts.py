@@ -43,6 +43,9 @@ __all__ = ["DTYPE", "ControlRow", "Curve", "Row", "Verdict", "control_row", "cur
 FloatArray = NDArray[np.float64]
 Verdict = Literal["AGREE", "REJECTED", "INCONCLUSIVE"]
 
+_EFFECT = 2.0
+"""Margins by which a wrong theory must differ from the true one."""
+
 DTYPE = "float32"
 """Arithmetic of the simulations; its rounding enters the bounds."""
 
@@ -86,8 +89,9 @@ class Row:
 class ControlRow:
     """One wrong theory, on the test where it differs most from the true one.
 
-    ``effect`` is its distance from the true prediction in margins; ``rejected`` is decided at
-    alpha/m, the strictest step of Holm's procedure.
+    ``effect`` is its distance from the true prediction in margins, at least two for a control that
+    shows anything.  ``rejected`` is the verdict a prediction would get, decided at alpha/m, the
+    strictest step of Holm's procedure.
     """
 
     case: str
@@ -252,7 +256,7 @@ def _row(
 ) -> Row:
     index = layer - 1
     fit, predicted = curve.fits[index], float(curve.theory[index])
-    layers = quantity.layers(layer, budget.depth)
+    layers = quantity.layers(layer, budget.depth, stationary=case.stationary)
     margin = quantity.margin * layers
     bound = float(curve.bound[:, index].sum())
     difference = fit.intercept - predicted
@@ -326,6 +330,8 @@ def control_row(
     value = float(wrong.value[row.quantity][index])
     bound = float(curve.bound[1:, index].sum() + wrong.error[row.quantity][index])
     p = p_value(row.simulation - value, sem=row.sem, dof=row.dof, bound=bound)
+    half = half_width(sem=row.sem, dof=row.dof, level=level, bound=bound)
+    size = effect(row)
     return ControlRow(
         case=case.name,
         inputs=case.kind,
@@ -338,7 +344,7 @@ def control_row(
         theory=row.theory,
         simulation=row.simulation,
         sem=row.sem,
-        effect=effect(row),
+        effect=size,
         p=p,
-        rejected=p <= level,
+        rejected=p <= level and abs(row.simulation - value) + half > row.margin and size >= _EFFECT,
     )

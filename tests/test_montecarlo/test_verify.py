@@ -97,7 +97,7 @@ class TestClaims:
             wrong = theory_of(FeedForward(control.layer, depth=depth), case.inputs)
             effects = [
                 abs(wrong.value[q.name][layer - 1] - true.value[q.name][layer - 1])
-                / (q.margin * q.layers(layer, depth))
+                / (q.margin * q.layers(layer, depth, stationary=case.stationary))
                 for q in QUANTITIES.values()
                 for layer in (QUICK.backward if q.name == "gradient" else QUICK.forward)
             ]
