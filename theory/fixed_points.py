@@ -303,7 +303,7 @@ class _LayerMap:
     def describe(self, gap: float) -> FixedPoint:
         """Everything known at a root."""
         at = max(gap, 0.0)
-        evaluation = at if at > 0.0 or not self.coupled else _SMALLEST_GAP
+        evaluation = at if at > 0.0 or not self.coupled else _VANISHING_GAP
         post, pre = self._apply(self.q, evaluation)
         slope = self._slope(at, pre)
         growth = self._growth(pre if self.coupled else Exchangeable(self.batch, self.q, at), at)

@@ -19,12 +19,17 @@ from theory.specs.activations import Activation
 from theory.states.base import Gradient, Moments, State
 from theory.states.full import squared_distances
 
-__all__ = ["Pull", "Push", "bind_pull", "bind_push"]
+__all__ = ["LOST_GRADIENT", "Pull", "Push", "bind_pull", "bind_push"]
 
 Push = Callable[[Any], Any]
 Pull = Callable[[Any, Gradient], Gradient]
 
 _LARGE = 4.0**200
+
+LOST_GRADIENT = (
+    "the gradient left the range of floating-point numbers: samples have collapsed too far for this "
+    "normalizer; use fewer layers, or predict(..., backward=False)"
+)
 
 
 def bind_push(op: Linear | NormAct, state: State) -> tuple[Push, str]:
@@ -86,11 +91,9 @@ def bind_pull(op: Linear | NormAct, state: State) -> tuple[Pull, str]:
             value = tuple(slope * v for v in value) if block.exchangeable else slope * value
         exponent = gradient.exponent - (usable.exponent if is_scale_free(op) else 0)
         error += gradient.error + usable.second_moment_error + usable.gap_error  # type: ignore[attr-defined]
-        if np.isnan(value).any():
-            raise NumericalError(
-                "the gradient left the range of floating-point numbers: samples have collapsed too "
-                "far for this normalizer; use fewer layers, or predict(..., backward=False)"
-            )
+        size = value[0] if block.exchangeable else np.trace(value)
+        if np.isnan(value).any() or size < 0.0:
+            raise NumericalError(LOST_GRADIENT)
         return Gradient(value, exponent, error)
 
     return pull, route.name

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from theory.operators import Pull, bind_pull, bind_push
+from theory.errors import NumericalError
+from theory.operators import LOST_GRADIENT, Pull, bind_pull, bind_push
 from theory.program import NormAct, Observe, Operation, lower
 from theory.regimes import Regime, regime
 from theory.results import Prediction, PredictionSet
@@ -141,6 +142,9 @@ def _backward(
                 route = name
         gradient = pull(state, gradient)
         if type(op) is NormAct and not np.isfinite(gradient.value).all():
+            if type(state) is Exchangeable:
+                # Its regime says beforehand where moments are infinite: this one overflowed.
+                raise NumericalError(LOST_GRADIENT)
             missing = depth - len(read)
             return (*_with_infinite(last, read, missing), route)
     read.reverse()

@@ -161,3 +161,51 @@ def test_bad_arguments() -> None:
         th.fixed_point(net, batch=1)
     with pytest.raises(th.SpecificationError, match="two activations"):
         th.fixed_point(layer(norm=th.instance_norm()))
+
+
+def test_variance_norm_of_an_infinite_batch_telescopes() -> None:
+    found = th.fixed_point(layer(norm=th.variance_norm()))
+    assert (found.correlation, found.slope, found.status) == (1.0, 1.0, "marginal")
+    assert found.gradient_growth == pytest.approx(1.0, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        layer(activation=th.softplus),
+        layer(activation=th.gelu, weights=th.scaled_weight_standardization()),
+        layer(activation=th.silu, weights=th.scaled_weight_standardization()),
+        layer(activation=th.elu),
+    ],
+)
+def test_no_fixed_point_is_made_of_rounding(net: th.FeedForward) -> None:
+    found = th.fixed_point(net)
+    assert found.second_moment == math.inf
+    assert "without bound" in found.note
+    deep = th.predict(th.FeedForward(net.layer, depth=60), th.exchangeable(batch=2, gap=0.5))
+    assert (np.diff(deep.preactivation_second_moment[20:]) > 0).all()
+
+
+def test_neutral_maps_keep_every_correlation() -> None:
+    for norm in (None, th.layer_norm()):
+        inputs = th.exchangeable(batch=2, correlation=0.2)
+        found = th.fixed_point(layer(norm=norm, activation=th.identity), inputs)
+        assert found.correlation == pytest.approx(0.2, rel=1e-12)
+        assert "every correlation" in found.note
+
+
+def test_depth_scales_are_lengths() -> None:
+    for root in th.fixed_points(layer(norm=th.group_norm(8))):
+        assert root.depth_scale > 0
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        layer(norm=th.variance_norm(), activation=th.tanh),
+        layer(norm=th.batch_norm(eps=1e-5), activation=th.gelu),
+        layer(norm=th.mean_centering(), activation=th.tanh),
+    ],
+)
+def test_every_coupled_normalizer_has_a_limit_of_large_batches(net: th.FeedForward) -> None:
+    assert "batch = infinity" in th.fixed_point(net).note

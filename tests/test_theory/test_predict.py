@@ -329,3 +329,87 @@ def test_digits_sized_batch_is_fast() -> None:
     pred = th.predict(net, th.from_data(features), backward=False)
     assert time.perf_counter() - start < 1.0
     assert (pred.error["similarity"] < 1e-10).all()
+
+
+@pytest.mark.parametrize("name", ["WN", "SWS", "WC"])
+def test_stated_errors_do_not_explode_with_depth(name: str) -> None:
+    # Centering used to inflate inherited errors by 1.467 per layer.
+    for inputs in (
+        th.exchangeable(batch=6, correlation=0.3),
+        th.from_data(np.random.default_rng(0).normal(size=(6, 30))),
+    ):
+        pred = th.predict(th.FeedForward(th.zoo[name], depth=1000), inputs)
+        for observable in th.OBSERVABLES:
+            value = getattr(pred, observable)
+            error = pred.error[observable]
+            assert (error <= 1e-8 * np.maximum(np.abs(value), 1.0)).all(), observable
+
+
+def test_weight_norm_errors_are_honest_at_depth() -> None:
+    net = th.FeedForward(th.zoo["WN"], depth=300)
+    pred = th.predict(net, th.exchangeable(batch=2, gap=0.5, second_moment=1.3))
+    with mpmath.workdps(40):
+        q = mpmath.mpf(1.3)
+        for layer in range(300):
+            q = q + (mpmath.sqrt(q) - 1) ** 2 / (mpmath.pi - 1)
+            truth = float(mpmath.log(q))
+            allowed = 10 * pred.error["log_second_moment"][layer] + 1e-13
+            assert abs(pred.log_second_moment[layer] - truth) <= allowed
+
+
+def test_data_of_few_dimensions_after_batch_norm() -> None:
+    # Only layers whose samples span at most two directions about their mean have infinite gradients.
+    net = feed_forward(4, norm=th.batch_norm())
+    features = np.random.default_rng(0).normal(size=(16, 3))
+    for dimensions, infinite in ((1, 2), (2, 1), (3, 0)):
+        pred = th.predict(net, th.from_data(features[:, :dimensions]))
+        assert pred.log_gradient_norm is not None
+        assert np.isposinf(pred.log_gradient_norm).sum() == infinite
+        assert np.isfinite(pred.log_gradient_norm[infinite:]).all()
+        assert (pred.regime.status == "infinite") == (infinite > 0)
+    # Samples that are equal stay equal: the pool has rank 1 at every layer.
+    pred = th.predict(net, th.from_data(np.repeat(features[:2], 8, axis=0)))
+    assert pred.regime.status == "infinite"
+
+
+def test_collapse_below_the_floating_point_range_is_an_error() -> None:
+    inputs = th.exchangeable(batch=8, correlation=0.3)
+    with pytest.raises(th.NumericalError, match="fewer layers"):
+        th.predict(feed_forward(1000, norm=th.variance_norm()), inputs)
+    with pytest.raises(th.NumericalError, match="fewer layers"):
+        th.predict(feed_forward(10_000, norm=th.variance_norm()), inputs, backward=False)
+
+
+def test_collapsing_data_state_their_error() -> None:
+    # Distances of data are known to the squared rounding of their norms: at depth 300 nothing is left.
+    data = th.from_data(np.random.default_rng(0).standard_normal((6, 30)))
+    pred = th.predict(feed_forward(300, norm=th.variance_norm()), data, backward=False)
+    twin = th.predict(
+        feed_forward(300, norm=th.variance_norm()),
+        th.exchangeable(batch=6, gap=float(data.gap.sum()) / 30),
+        backward=False,
+    )
+    offset = pred.log_second_moment - twin.log_second_moment
+    # The samples' differences in length are forgotten by layer 60, up to 1e-8.
+    drift = np.abs(offset - offset[60])
+    assert (drift[60:] <= 10 * pred.error["log_second_moment"][60:] + 1e-7).all()
+    assert pred.error["log_second_moment"][-1] > 1.0
+
+
+def test_a_dying_signal_is_a_numerical_error() -> None:
+    with pytest.raises(th.NumericalError, match="died or run away"):
+        th.predict(feed_forward(250, activation=th.gelu), th.exchangeable(batch=2, gap=0.5))
+
+
+def test_infinite_batches_with_any_activation() -> None:
+    # N(h) is Gaussian there: BN's samples are independent, VN keeps their correlation.
+    inputs = th.exchangeable(batch=math.inf, correlation=0.4)
+    for norm in (th.batch_norm(eps=1e-9), th.variance_norm()):
+        pred = th.predict(feed_forward(1, norm=norm, activation=th.tanh), inputs)
+        large = th.predict(
+            feed_forward(1, norm=norm, activation=th.tanh),
+            th.exchangeable(batch=200, correlation=0.4),
+        )
+        assert pred.second_moment[0] == pytest.approx(large.second_moment[0], abs=0.02)
+        assert pred.similarity[0] == pytest.approx(large.similarity[0], abs=0.02)
+        assert pred.route["similarity"] == ("quadrature",)
