@@ -38,6 +38,7 @@ from montecarlo.options import (
     InputChoice,
 )
 from theory.errors import NormcompassError, SpecificationError
+from theory.specs._check import integer
 from theory.specs.inputs import Inputs
 from theory.specs.networks import FeedForward
 
@@ -124,6 +125,9 @@ def verify(
 
     started = time.perf_counter()
     chosen = verification.select(inputs.value, only=only or (), skip=skip or ())
+    if workers is not None:
+        integer("workers", workers, low=1, remedy="leave it out to use all cores")
+    report.require_folder(out)
     screen = _screen()
     console.print_margins(screen)
     budget = QUICK if quick else FULL

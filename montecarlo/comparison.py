@@ -15,8 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from montecarlo.results import Simulation
 from montecarlo.statistics import holm
 from theory.errors import out_of_domain
+from theory.results import Prediction
+from theory.specs import serialize
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,8 +148,15 @@ def compare(prediction: Any, simulation: Any) -> Comparison:
     Raises
     ------
     SpecificationError
-        The two have different depths.
+        The two are not of the same network and inputs.
     """
+    if not isinstance(prediction, Prediction) or not isinstance(simulation, Simulation):
+        raise out_of_domain(
+            "prediction, simulation",
+            (type(prediction).__name__, type(simulation).__name__),
+            "a Prediction and a Simulation",
+            "pass what predict() and simulate() returned, in this order",
+        )
     depth = simulation.depth
     if prediction.depth != depth:
         raise out_of_domain(
@@ -155,6 +165,14 @@ def compare(prediction: Any, simulation: Any) -> Comparison:
             f"of the prediction's depth, {prediction.depth}",
             "predict and simulate the same network",
         )
+    for part in ("network", "inputs"):
+        if serialize.key(getattr(prediction, part)) != simulation.provenance[f"{part}_key"]:
+            raise out_of_domain(
+                "simulation",
+                simulation.provenance[part],
+                f"of the prediction's {part}",
+                "predict and simulate the same network on the same inputs",
+            )
     skipped = _without_variance(prediction)
     columns = {
         name: _scores(prediction, simulation, name, comparable=name not in skipped)

@@ -69,7 +69,9 @@ def print_run(screen: Console, run: Run) -> None:
 
 
 def _short(quantity: str) -> str:
-    return QUANTITIES[quantity].label.removeprefix("log ")
+    return (
+        QUANTITIES[quantity].label.replace("second moment", "E[x²]").replace("gradient ", "grad ")
+    )
 
 
 def _notable(row: Row) -> tuple[str, ...]:

@@ -36,8 +36,11 @@ __all__ = ["compile_kernels", "simulate"]
 
 FloatArray = NDArray[np.float64]
 
+# Starting processes costs a second or two; a weight, drawn and used twice, some 5 ns.
+_WORTH_PROCESSES = 1e9
+
 DTYPES = ("float64", "float32")
-METHODS = ("direct",)
+METHODS = ("auto", "direct")
 
 
 def simulate(
@@ -48,9 +51,9 @@ def simulate(
     replicates: int,
     seed: int = 0,
     dtype: str = "float64",
-    workers: int | None = 1,
+    workers: int | None = None,
     progress: bool = False,
-    method: str = "direct",
+    method: str = "auto",
 ) -> Simulation:
     """x^l = phi(N(W^l x^{l-1})) with random finite W^l, ``replicates`` times, forward and backward.
 
@@ -69,11 +72,11 @@ def simulate(
     dtype
         ``"float64"`` or ``"float32"``; sums and observables are float64 in both.
     workers
-        Processes; None uses all cores.  Each runs one BLAS thread.
+        Processes, each with one BLAS thread; None uses all cores when the work is worth starting them.
     progress
         Show a progress bar on standard error.
     method
-        ``"direct"``: explicit weight matrices.
+        ``"direct"``: explicit weight matrices.  ``"auto"`` is the same in this version.
 
     Returns
     -------
@@ -96,7 +99,7 @@ def simulate(
     flag("progress", progress)
     _require_member("dtype", dtype, DTYPES)
     _require_member("method", method, METHODS)
-    workers = _worker_count(workers)
+    workers = _worker_count(workers, weights=replicates * network.depth * width * width)
     _check_width(network, inputs, width)
     x = realize_inputs(inputs, width=width, seed=seed, dtype=dtype)
 
@@ -118,12 +121,13 @@ def simulate(
     values = np.concatenate(collected)
     samples = {name: np.ascontiguousarray(values[:, i]) for i, name in enumerate(OBSERVABLES)}
     _warn_if_dead(samples["second_moment"])
+    _warn_if_degenerate(samples["squared_gradient"], samples["second_moment"])
     arguments = {
         "width": width,
         "replicates": replicates,
         "seed": seed,
         "dtype": dtype,
-        "method": method,
+        "method": "direct",
     }
     return Simulation(samples, arguments | _provenance(network, inputs))
 
@@ -187,9 +191,9 @@ def _require_member(argument: str, value: object, members: tuple[str, ...]) -> N
         raise out_of_domain(argument, value, f"one of {', '.join(members)}", "check the spelling")
 
 
-def _worker_count(workers: int | None) -> int:
+def _worker_count(workers: int | None, *, weights: float) -> int:
     if workers is None:
-        return joblib.cpu_count()
+        return joblib.cpu_count() if weights > _WORTH_PROCESSES else 1
     return integer("workers", workers, low=1, remedy="None uses all cores")
 
 
@@ -225,6 +229,16 @@ def _warn_if_dead(second_moment: FloatArray) -> None:
         warnings.warn(
             f"{dead} of {len(second_moment)} networks died: the activations of the last layer are "
             "all 0, so logarithms are -inf and angles NaN.  Widen the network.",
+            RegimeWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_if_degenerate(squared_gradient: FloatArray, second_moment: FloatArray) -> None:
+    if ((squared_gradient[:, -1] == 0.0) & (second_moment[:, -1] > 0.0)).any():
+        warnings.warn(
+            "the gradient of the last layer is exactly 0, so gradient ratios are NaN: a pool of two "
+            "activations about their mean only keeps a sign.  Use larger groups or batches.",
             RegimeWarning,
             stacklevel=3,
         )

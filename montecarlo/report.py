@@ -29,10 +29,18 @@ from montecarlo.claims import cases
 from montecarlo.margins import ALPHA, POWER, QUANTITIES
 from montecarlo.verdicts import ControlRow, Row
 from montecarlo.verify import Run
-from theory.errors import StoreError
+from theory.errors import StoreError, out_of_domain
 from theory.provenance import version_of
 
-__all__ = ["command", "csv_text", "finite", "json_document", "margins_table", "write"]
+__all__ = [
+    "command",
+    "csv_text",
+    "finite",
+    "json_document",
+    "margins_table",
+    "require_folder",
+    "write",
+]
 
 SCHEMA = 1
 
@@ -372,3 +380,19 @@ def _figure(png: bytes, caption: str) -> str:
 
 def _escape(text: str) -> str:
     return html.escape(text, quote=True)
+
+
+def require_folder(out: Path) -> None:
+    """Raise SpecificationError if the report could not be written: before the work, not at its end."""
+    created = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.touch()
+        probe.unlink()
+        if created:
+            out.rmdir()
+    except OSError as error:
+        raise out_of_domain(
+            "out", str(out), f"a folder that can be written ({error.strerror})", "choose another"
+        ) from None

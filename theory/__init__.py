@@ -29,6 +29,8 @@ Per-layer arrays have length ``depth``; index 0 is layer 1.  Inputs describe x^0
 q^1 = sigma_w^2 * second_moment.  The cotangent at x^L is independent standard Gaussian.
 """
 
+from math import inf
+
 from theory.cross_batch import CrossBatchSimilarity, cross_batch_similarity
 from theory.errors import (
     HypothesisError,
@@ -132,6 +134,7 @@ __all__ = [
     "gelu",
     "group_norm",
     "identity",
+    "inf",
     "instance_norm",
     "key",
     "layer_norm",

@@ -340,6 +340,8 @@ class _LayerMap:
         """dc'/dc = sigma_w^2 dK_ab/dp q/q' (theory notes, section 4); samples coupled: of gap' itself."""
         if self.coupled or self.kind.status == "degenerate":
             # Normalizers that jump (pools of rank 1) have a slope, but Price's theorem does not give it.
+            if gap == 0.0 and not self.coupled:
+                return math.inf  # 1 - kappa_0 rises as the root of the gap
             return _derivative(lambda g: self.step(g)[0], gap)
         pull, _ = bind_pull(self.norm_act, Exchangeable(self.batch, self.q, gap))
         state = Exchangeable(self.batch, self.q, gap)

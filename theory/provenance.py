@@ -6,7 +6,6 @@ import platform
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -49,4 +48,4 @@ def provenance(*, network: Any, inputs: Any, **more: str) -> Mapping[str, str]:
     from theory.specs.serialize import key
 
     entries = {"network_key": key(network), "inputs_key": key(inputs), **more}
-    return MappingProxyType({**entries, **dict(_environment())})
+    return {**entries, **dict(_environment())}

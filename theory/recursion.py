@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from theory.errors import NumericalError
+from theory.errors import NumericalError, out_of_domain
 from theory.operators import LOST_GRADIENT, Pull, bind_pull, bind_push
 from theory.program import NormAct, Observe, Operation, lower
 from theory.regimes import Regime, regime
@@ -98,6 +98,8 @@ def predict(network: FeedForward, inputs: Inputs, *, backward: bool = True) -> P
     pre, post = seen["preactivation"], seen["activation"]
     # One reading for both: half the cost of reading a deep network.
     observed = type(post[0]).observe(pre + post)
+    for values in observed:
+        values.flags.writeable = False
     split = len(pre)
     return Prediction(
         network=network,
@@ -179,6 +181,10 @@ def predict_many(
     inputs, backward
         As for ``predict``.
     """
+    if not isinstance(networks, Mapping) or not networks:
+        raise out_of_domain(
+            "networks", networks, "a non-empty mapping of names to networks", 'pass {"BN": network}'
+        )
     return PredictionSet(
         {name: predict(net, inputs, backward=backward) for name, net in networks.items()}
     )

@@ -63,6 +63,12 @@ def pool_rank(network: FeedForward, inputs: Inputs) -> float:
     return min(nominal, distinct - lost)
 
 
+def _identical(inputs: Inputs) -> bool:
+    if isinstance(inputs, ExchangeableInputs):
+        return inputs.gap == 0.0
+    return not squared_distances(inputs.second_moment, inputs.gap).any()
+
+
 def regime(network: FeedForward, inputs: Inputs) -> Regime:
     """Classify the squared gradient norm of ``network`` on ``inputs``.
 
@@ -73,6 +79,11 @@ def regime(network: FeedForward, inputs: Inputs) -> Regime:
     """
     norm = network.layer.norm
     rank = pool_rank(network, inputs)
+    if norm is not None and norm.pool.samples and norm.centered and _identical(inputs):
+        raise HypothesisError(
+            f"{norm.name} over a batch of identical samples centers all of them to zero (and divides "
+            "by a pool variance of zero at eps = 0); use distinct samples"
+        )
     if norm is None or rank == math.inf:
         return Regime(status="regular", rank=rank, reason="no finite pool: all moments exist")
     if rank == 0 and norm.eps == 0.0:

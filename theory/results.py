@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -164,7 +163,7 @@ class Prediction:
             # An infinite norm is known exactly, not to 0 * inf.
             scale = np.where(self.gradient_error > 0.0, _exp(self.log_gradient_norm), 0.0)
             errors["gradient_norm"] = scale * self.gradient_error
-        return MappingProxyType(errors)
+        return errors
 
     @cached_property
     def route(self) -> Mapping[str, tuple[str, ...]]:
@@ -175,7 +174,7 @@ class Prediction:
             # The first layer's pre-activations are a linear map of the inputs.
             first = "closed form" if "preactivation" in name else used
             names[name] = (str(first),) + (str(used),) * (self.depth - 1)
-        return MappingProxyType(names)
+        return names
 
     @cached_property
     def covariance(self) -> tuple[FloatArray, ...]:

@@ -6,6 +6,7 @@ below a standard error, and |z| < 5 over fewer than 200 entries fails with proba
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import matplotlib as mpl
@@ -40,7 +41,10 @@ def test_agreement_of_a_right_theory(comparison: mc.Comparison) -> None:
 
 def test_a_wrong_theory_is_rejected() -> None:
     sim = mc.simulate(net(th.batch_norm()), INPUTS, width=256, replicates=12, seed=1)
-    wrong = mc.compare(th.predict(net(th.layer_norm()), INPUTS), sim)
+    claimed = dataclasses.replace(
+        th.predict(net(th.layer_norm()), INPUTS), network=net(th.batch_norm())
+    )
+    wrong = mc.compare(claimed, sim)
     rejected = {entry.observable for entry in wrong.rejected(level=1e-3)}
     assert {"similarity", "gradient_norm"} <= rejected
 
@@ -55,6 +59,16 @@ def test_heavy_tails_are_not_compared() -> None:
 def test_depths_must_match(comparison: mc.Comparison) -> None:
     with pytest.raises(th.SpecificationError, match="depth"):
         mc.compare(th.predict(net(None, depth=2), INPUTS), comparison.simulation)
+
+
+def test_other_networks_and_swapped_arguments_are_refused(comparison: mc.Comparison) -> None:
+    with pytest.raises(th.SpecificationError, match="prediction's network"):
+        mc.compare(th.predict(net(th.layer_norm()), INPUTS), comparison.simulation)
+    other = th.predict(net(th.batch_norm()), th.exchangeable(batch=5, correlation=0.4))
+    with pytest.raises(th.SpecificationError, match="prediction's inputs"):
+        mc.compare(other, comparison.simulation)
+    with pytest.raises(th.SpecificationError, match="in this order"):
+        mc.compare(comparison.simulation, comparison.prediction)
 
 
 def test_plots(comparison: mc.Comparison, tmp_path: Path) -> None:

@@ -444,6 +444,7 @@ def test_gaps_outside_the_domain_raise(gap: float) -> None:
         gaussian.slope(Activation(name="elu"), 1.0, 1.0, gap)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("q", "limit"), [(1.0, 0.005), (1e3, 0.05)])
 @pytest.mark.parametrize("name", NAMES)
 def test_one_pair_is_fast(name: str, q: float, limit: float) -> None:

@@ -413,3 +413,25 @@ def test_infinite_batches_with_any_activation() -> None:
         assert pred.second_moment[0] == pytest.approx(large.second_moment[0], abs=0.02)
         assert pred.similarity[0] == pytest.approx(large.similarity[0], abs=0.02)
         assert pred.route["similarity"] == ("quadrature",)
+
+
+def test_predictions_are_values() -> None:
+    import copy
+    import pickle
+
+    pred = th.predict(feed_forward(2, norm=th.layer_norm()), th.exchangeable(batch=th.inf, gap=0.5))
+    assert pred.error is not None
+    assert pred.provenance["network_key"]
+    for again in (pickle.loads(pickle.dumps(pred)), copy.deepcopy(pred)):
+        np.testing.assert_array_equal(again.similarity, pred.similarity)
+    with pytest.raises(ValueError, match="read-only"):
+        pred.similarity[0] = 9.0
+    assert eval(repr(pred.network), vars(th)) == pred.network
+    assert eval(repr(pred.inputs), vars(th)) == pred.inputs
+
+
+def test_identical_samples_are_refused_by_every_centering() -> None:
+    inputs = th.exchangeable(batch=8, correlation=1.0)
+    for norm in (th.mean_centering(), th.batch_norm(), th.batch_norm(eps=1e-5)):
+        with pytest.raises(th.HypothesisError, match="identical samples"):
+            th.predict(feed_forward(2, norm=norm), inputs)

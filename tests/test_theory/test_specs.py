@@ -13,7 +13,14 @@ from theory.errors import NormcompassError, SpecificationError
 from theory.specs import activations, inputs, networks, normalizers, weights
 from theory.specs.activations import Activation, leaky_relu, relu, scaled_relu, tanh
 from theory.specs.compatibility import check
-from theory.specs.inputs import exchangeable, from_covariance, from_data
+from theory.specs.inputs import (
+    CovarianceInputs,
+    DataInputs,
+    ExchangeableInputs,
+    exchangeable,
+    from_covariance,
+    from_data,
+)
 from theory.specs.networks import FeedForward, Layer, torch_defaults
 from theory.specs.normalizers import Normalizer, Pool, batch_norm, evonorm_b0, group_norm
 from theory.specs.weights import Weights, gaussian, scaled_weight_standardization
@@ -282,3 +289,12 @@ def test_zoo_is_read_only_and_named_after_its_normalizers():
     assert zoo["SWS"].weights.weight_variance == pytest.approx(
         zoo["WC"].weights.weight_variance, rel=1e-15
     )
+
+
+def test_inputs_are_checked_however_they_are_built():
+    with pytest.raises(SpecificationError, match="gap"):
+        ExchangeableInputs(batch=8, gap=5)
+    with pytest.raises(SpecificationError, match="sample 0 is zero"):
+        DataInputs(np.zeros((3, 4)))
+    with pytest.raises(SpecificationError, match="positive on the diagonal"):
+        CovarianceInputs(np.zeros((2, 2)), 0.0)

@@ -40,6 +40,38 @@ class ExchangeableInputs:
     second_moment: float = 1.0
     feature_mean: float = 0.0
 
+    def __post_init__(self) -> None:
+        batch = self.batch
+        if batch != math.inf:
+            batch = integer("batch", batch, low=1, remedy="count the samples, or use math.inf")
+        largest = 1.0 if batch == math.inf else 1.0 + 1.0 / max(batch - 1, 1)
+        gap = real("gap", self.gap, low=0.0, high=largest, remedy="gap is 1 - correlation")
+        q = real(
+            "second_moment",
+            self.second_moment,
+            low=0.0,
+            open_low=True,
+            remedy="a zero sample has no angle",
+        )
+        mean = real("feature_mean", self.feature_mean, remedy="use a finite number")
+        # K - m m' must be positive semidefinite; its eigenvalue along (1, ..., 1) is the one at stake.
+        along_mean = max(q * ((1.0 - gap) + gap / batch), 0.0)
+        if mean != 0.0 and mean**2 > along_mean * (1.0 + 1e-12):
+            raise out_of_domain(
+                "feature_mean",
+                mean,
+                f"at most {math.sqrt(along_mean):.6g} in size for this covariance",
+                "lower it, or raise the correlation",
+            )
+        values = {
+            "batch": batch,
+            "gap": 0.0 if batch == 1 else gap,
+            "second_moment": q,
+            "feature_mean": mean,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
     @property
     def correlation(self) -> float:
         """Cosine of two samples, 1 - gap."""
@@ -80,39 +112,18 @@ def exchangeable(
     SpecificationError
         A value outside its domain, or a mean that the covariance does not allow.
     """
-    if batch != math.inf:
-        batch = integer("batch", batch, low=1, remedy="count the samples, or use math.inf")
-    largest_gap = 1.0 if batch == math.inf else 1.0 + 1.0 / max(batch - 1, 1)
     if (correlation is None) == (gap is None):
-        if batch == 1 and correlation is None:
-            gap = 0.0
-        else:
+        if batch != 1 or correlation is not None:
             raise out_of_domain(
                 "correlation, gap", (correlation, gap), "one of the two", "give exactly one"
             )
+        gap = 0.0
     if gap is None:
-        low = 1.0 - largest_gap
-        remedy = f"{batch} samples cannot be more dissimilar than -1/(B-1) = {low:.6g}"
+        low = -1.0 / (batch - 1) if isinstance(batch, int) and batch > 1 else -1.0
+        remedy = f"B samples cannot be more dissimilar than -1/(B-1) = {low:.6g}"
         # One rounding below the bound is the bound itself as a user computes it.
         value = real("correlation", correlation, low=low - 1e-15, high=1.0, remedy=remedy)
-        gap = min(1.0 - value, largest_gap)
-    else:
-        gap = real("gap", gap, low=0.0, high=largest_gap, remedy="gap is 1 - correlation")
-    if batch == 1:
-        gap = 0.0
-    second_moment = real(
-        "second_moment", second_moment, low=0.0, open_low=True, remedy="a zero sample has no angle"
-    )
-    feature_mean = real("feature_mean", feature_mean, remedy="use a finite number")
-    # K - m m' must be positive semidefinite; its eigenvalue along (1, ..., 1) is the one at stake.
-    along_mean = max(second_moment * ((1.0 - gap) + gap / batch), 0.0)
-    if feature_mean != 0.0 and feature_mean**2 > along_mean * (1.0 + 1e-12):
-        raise out_of_domain(
-            "feature_mean",
-            feature_mean,
-            f"at most {math.sqrt(along_mean):.6g} in size for this covariance",
-            "lower it, or raise the correlation",
-        )
+        gap = min(1.0 - value, 1.0 - low)
     return ExchangeableInputs(
         batch=batch, gap=gap, second_moment=second_moment, feature_mean=feature_mean
     )
@@ -136,6 +147,31 @@ class DataInputs(_ArrayInputs):
     """A real batch; see ``from_data``."""
 
     features: FloatArray
+
+    def __post_init__(self) -> None:
+        array = _numeric("features", self.features)
+        if array.ndim < 2 or array.size == 0:
+            raise out_of_domain(
+                "features", array.shape, "an array of shape (B, d) with B, d >= 1", "use X[None, :]"
+            )
+        array = array.reshape(array.shape[0], -1)
+        zero = np.flatnonzero(~array.any(axis=1))
+        if zero.size:
+            raise out_of_domain(
+                "features",
+                f"sample {zero[0]} is zero",
+                "non-zero samples",
+                "drop it: it has no angle",
+            )
+        size = np.abs(array).max(axis=1)
+        if size.max() > 1e140 or size.min() < 1e-140:
+            raise out_of_domain(
+                "features",
+                f"magnitude {size.min():.3g} to {size.max():.3g}",
+                "within 1e-140 to 1e140",
+                "rescale the data",
+            )
+        object.__setattr__(self, "features", _frozen(array))
 
     def _content(self) -> tuple[bytes, ...]:
         return (repr(self.features.shape).encode(), self.features.tobytes())
@@ -164,8 +200,11 @@ class DataInputs(_ArrayInputs):
     def gap(self) -> FloatArray:
         """1 - cosine of every pair, from differences of the normalized samples; shape (B, B)."""
         unit = self.features / np.linalg.norm(self.features, axis=1, keepdims=True)
-        difference = unit[:, None, :] - unit[None, :, :]
-        return _frozen(0.5 * np.einsum("abi,abi->ab", difference, difference))
+        gap = np.empty((self.batch, self.batch))
+        for row, sample in enumerate(unit):
+            difference = unit - sample
+            gap[row] = 0.5 * np.einsum("bi,bi->b", difference, difference)
+        return _frozen(gap)
 
     @cached_property
     def covariance(self) -> FloatArray:
@@ -186,26 +225,7 @@ def from_data(features: Any) -> DataInputs:
     SpecificationError
         Not numeric, fewer than two dimensions, empty, NaN or infinite, or a sample that is zero.
     """
-    array = _numeric("features", features)
-    if array.ndim < 2 or array.size == 0:
-        raise out_of_domain(
-            "features", array.shape, "an array of shape (B, d) with B, d >= 1", "use X[None, :]"
-        )
-    array = array.reshape(array.shape[0], -1)
-    zero = np.flatnonzero(~array.any(axis=1))
-    if zero.size:
-        raise out_of_domain(
-            "features", f"sample {zero[0]} is zero", "non-zero samples", "drop it: it has no angle"
-        )
-    size = np.abs(array).max(axis=1)
-    if size.max() > 1e140 or size.min() < 1e-140:
-        raise out_of_domain(
-            "features",
-            f"magnitude {size.min():.3g} to {size.max():.3g}",
-            "within 1e-140 to 1e140",
-            "rescale the data",
-        )
-    return DataInputs(_frozen(array))
+    return DataInputs(features)
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,6 +234,43 @@ class CovarianceInputs(_ArrayInputs):
 
     covariance: FloatArray
     feature_mean: FloatArray
+
+    def __post_init__(self) -> None:
+        matrix = _numeric("covariance", self.covariance)
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
+            raise out_of_domain(
+                "covariance", matrix.shape, "a square array", "pass K of shape (B, B)"
+            )
+        diagonal = np.diagonal(matrix)
+        if not (diagonal > 0).all():
+            raise out_of_domain(
+                "covariance", diagonal.min(), "positive on the diagonal", "drop zero samples"
+            )
+        root = np.sqrt(diagonal)
+        scaled = matrix / np.outer(root, root)
+        if np.abs(scaled - scaled.T).max() > 1e-10:
+            raise out_of_domain("covariance", "asymmetric", "symmetric", "pass (K + K.T) / 2")
+        try:
+            mean = np.broadcast_to(
+                _numeric("feature_mean", self.feature_mean), diagonal.shape
+            ).copy()
+        except ValueError:
+            raise out_of_domain(
+                "feature_mean",
+                np.shape(self.feature_mean),
+                f"a number or shape ({len(root)},)",
+                "one mean per sample",
+            ) from None
+        lowest = np.linalg.eigvalsh((scaled + scaled.T) / 2 - np.outer(mean / root, mean / root))[0]
+        if lowest < -1e-10 * len(root):
+            raise out_of_domain(
+                "covariance",
+                f"lowest eigenvalue {lowest:.3g} of the normalized K - m m'",
+                "positive semidefinite",
+                "check the covariance and feature_mean",
+            )
+        object.__setattr__(self, "covariance", _frozen((matrix + matrix.T) / 2))
+        object.__setattr__(self, "feature_mean", _frozen(mean))
 
     def _content(self) -> tuple[bytes, ...]:
         return (self.covariance.tobytes(), self.feature_mean.tobytes())
@@ -260,36 +317,7 @@ def from_covariance(covariance: Any, *, feature_mean: Any = 0.0) -> CovarianceIn
     SpecificationError
         Not symmetric, not positive semidefinite, NaN, or a zero sample.
     """
-    matrix = _numeric("covariance", covariance)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
-        raise out_of_domain("covariance", matrix.shape, "a square array", "pass K of shape (B, B)")
-    diagonal = np.diagonal(matrix)
-    if not (diagonal > 0).all():
-        raise out_of_domain(
-            "covariance", diagonal.min(), "positive on the diagonal", "drop zero samples"
-        )
-    root = np.sqrt(diagonal)
-    scaled = matrix / np.outer(root, root)
-    if np.abs(scaled - scaled.T).max() > 1e-10:
-        raise out_of_domain("covariance", "asymmetric", "symmetric", "pass (K + K.T) / 2")
-    try:
-        mean = np.broadcast_to(_numeric("feature_mean", feature_mean), diagonal.shape).copy()
-    except ValueError:
-        raise out_of_domain(
-            "feature_mean",
-            np.shape(feature_mean),
-            f"a number or shape ({len(root)},)",
-            "one mean per sample",
-        ) from None
-    lowest = np.linalg.eigvalsh((scaled + scaled.T) / 2 - np.outer(mean / root, mean / root))[0]
-    if lowest < -1e-10 * len(root):
-        raise out_of_domain(
-            "covariance",
-            f"lowest eigenvalue {lowest:.3g} of the normalized K - m m'",
-            "positive semidefinite",
-            "check the covariance and feature_mean",
-        )
-    return CovarianceInputs(_frozen((matrix + matrix.T) / 2), _frozen(mean))
+    return CovarianceInputs(covariance, feature_mean)
 
 
 Inputs = ExchangeableInputs | DataInputs | CovarianceInputs

@@ -55,6 +55,8 @@ class FeedForward:
 
 def torch_defaults(network: FeedForward) -> FeedForward:
     """The same network with PyTorch's eps = 1e-5 and ddof = 0 in every normalizer that divides."""
+    if not isinstance(network, FeedForward):
+        raise out_of_domain("network", network, "a network", "build it with FeedForward(...)")
     norm = network.layer.norm
     if norm is None or norm.denominator == "none":
         return network
