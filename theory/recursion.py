@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from theory.errors import NumericalError, out_of_domain
 from theory.operators import LOST_GRADIENT, Pull, bind_pull, bind_push
-from theory.program import NormAct, Observe, Operation, lower
+from theory.program import Linear, NormAct, Observe, lower
 from theory.regimes import Regime, regime
 from theory.results import Prediction, PredictionSet
 from theory.specs.compatibility import check
@@ -69,33 +70,31 @@ def predict(network: FeedForward, inputs: Inputs, *, backward: bool = True) -> P
     """
     check(network, inputs)
     kind = regime(network, inputs)
-    program = lower(network)
+    ops, reads = _schedule(network)
     state = initial_state(inputs)
 
-    trail: list[Any] = []
-    seen: dict[str, list[Any]] = {"preactivation": [], "activation": []}
+    states: list[Any] = [state]
     pushes: dict[int, Any] = {}
     forward_route = "closed form"
-    for op in program:
-        trail.append(state)
-        if type(op) is Observe:
-            seen[op.what].append(state)
-            continue
+    for op in ops:
         try:
             push = pushes[id(op)]
         except KeyError:
-            push, route = bind_push(op, state)  # type: ignore[arg-type]
+            push, route = bind_push(op, state)
             pushes[id(op)] = push
             if type(op) is NormAct:
                 forward_route = route
         state = push(state)
+        states.append(state)
 
     log_gradient, gradient_error, backward_route = None, None, None
     if backward:
-        log_gradient, gradient_error, backward_route = _backward(program, trail, state, kind)
+        log_gradient, gradient_error, backward_route = _backward(
+            ops, states, reads["preactivation"], kind
+        )
         if kind.status not in ("infinite", "degenerate") and np.isposinf(log_gradient).any():
             kind = replace(kind, status="infinite", reason=_INFINITE_LAYER)
-    pre, post = seen["preactivation"], seen["activation"]
+    pre, post = ([states[k] for k in reads[what]] for what in ("preactivation", "activation"))
     # One reading for both: half the cost of reading a deep network.
     observed = type(post[0]).observe(pre + post)
     for values in observed:
@@ -115,58 +114,65 @@ def predict(network: FeedForward, inputs: Inputs, *, backward: bool = True) -> P
     )
 
 
+@lru_cache(maxsize=256)
+def _schedule(
+    network: FeedForward,
+) -> tuple[tuple[Linear | NormAct, ...], dict[str, tuple[int, ...]]]:
+    """The operations that compute, and after how many of them h^l and x^l are read."""
+    ops: list[Linear | NormAct] = []
+    reads: dict[str, list[int]] = {"preactivation": [], "activation": []}
+    for op in lower(network):
+        if isinstance(op, Observe):
+            reads[op.what].append(len(ops))
+        else:
+            ops.append(op)
+    return tuple(ops), {what: tuple(places) for what, places in reads.items()}
+
+
 def _backward(
-    program: tuple[Operation, ...], trail: list[Any], last: Any, kind: Regime
+    ops: tuple[Linear | NormAct, ...], states: list[Any], reads: tuple[int, ...], kind: Regime
 ) -> tuple[Any, Any, str]:
     """log gradient norm at every h^l relative to h^L, its error, and the route."""
-    depth = sum(1 for op in program if type(op) is Observe and op.what == "preactivation")
+    depth = len(reads)
     if kind.status in ("infinite", "degenerate"):
         # The ratio to the last layer is taken of numbers that are all infinite, or all zero.
         value = math.inf if kind.status == "infinite" else -math.inf
         log_ratio = np.full(depth, value)
         log_ratio[-1] = 0.0
         return log_ratio, np.zeros(depth), "closed form"
-    gradient: Gradient = last.cotangent()
+    gradient: Gradient = states[-1].cotangent()
+    exchangeable = type(states[-1]) is Exchangeable
     pulls: dict[int, Pull] = {}
     route = "closed form"
-    read: list[Gradient] = []
-    for op, state in zip(reversed(program), reversed(trail), strict=True):
-        if type(op) is Observe:
-            if op.what == "preactivation":
-                read.append(gradient)
-            continue
+    gradients: list[Gradient] = [gradient]
+    for op, state in zip(reversed(ops), reversed(states[:-1]), strict=True):
         try:
             pull = pulls[id(op)]
         except KeyError:
-            pull, name = bind_pull(op, state)  # type: ignore[arg-type]
+            pull, name = bind_pull(op, state)
             pulls[id(op)] = pull
             if type(op) is NormAct:
                 route = name
         gradient = pull(state, gradient)
-        if type(op) is NormAct and not np.isfinite(gradient.value).all():
-            if type(state) is Exchangeable:
-                # Its regime says beforehand where moments are infinite: this one overflowed.
+        if exchangeable:
+            if not gradient.value[0] < math.inf:
+                # The regime says beforehand where moments are infinite: this one overflowed.
                 raise NumericalError(LOST_GRADIENT)
-            missing = depth - len(read)
-            return (*_with_infinite(last, read, missing), route)
-    read.reverse()
-    log_square = type(last).log_squared_norm(read)
-    errors = np.array([g.error for g in read])
-    return 0.5 * (log_square - log_square[-1]), 0.5 * (errors - errors[-1]), route
-
-
-def _with_infinite(last: Any, read: list[Gradient], missing: int) -> tuple[Any, Any]:
-    """Ratios where the gradient is finite, infinity at the ``missing`` first layers."""
-    log_ratio = np.full(missing + len(read), math.inf)
-    errors = np.zeros(len(log_ratio))
+        elif type(op) is NormAct and not np.isfinite(gradient.value).all():
+            break
+        gradients.append(gradient)
+    # gradients[k] belongs to the state k operations before the end.
+    last = len(ops)
+    read = [gradients[last - k] for k in reads if last - k < len(gradients)]
+    log_ratio = np.full(depth, math.inf)
+    error = np.zeros(depth)
     if read:
-        finite = read[::-1]
-        log_square = type(last).log_squared_norm(finite)
-        log_ratio[missing:] = 0.5 * (log_square - log_square[-1])
-        stated = np.array([g.error for g in finite])
-        errors[missing:] = 0.5 * (stated - stated[-1])
+        log_square = type(states[-1]).log_squared_norm(read)
+        log_ratio[-len(read) :] = 0.5 * (log_square - log_square[-1])
+        stated = np.array([g.error for g in read])
+        error[-len(read) :] = 0.5 * (stated - stated[-1])
     log_ratio[-1] = 0.0
-    return log_ratio, errors
+    return log_ratio, error, route
 
 
 def predict_many(

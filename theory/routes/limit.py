@@ -95,29 +95,41 @@ class ClosedLimit(SamplewiseRoute):
         if exchangeable:
             kernel, root = arccosine.one_minus_kappa1_scalar, math.sqrt
 
-        def push(state: Any) -> Any:
+        def scaled(q: Any, exponent: int, q_error: float) -> tuple[Any, int, float]:
+            if free:
+                return q * share, exponent, q_error + ROUNDING
+            if eps:
+                return q / (q + eps), exponent, q_error + ROUNDING
+            return q / q, 0, ROUNDING
+
+        def push_scalars(state: Exchangeable) -> Exchangeable:
             if eps and state.exponent:
                 state = state.unscaled()
-            q, gap, exponent = state.second_moment, state.gap, state.exponent
-            q_error, gap_error = state.second_moment_error, state.gap_error
+            batch, q, gap, _, exponent, q_error, gap_error, _ = state
             if free:
-                q = q * share
-            elif eps:
-                q = q / (q + eps)
+                q, q_error = q * share, q_error + ROUNDING
             else:
-                q, exponent, q_error = q / q, 0, 0.0
-            new_gap = curved * kernel(gap) if curved else 0.0 * gap
-            if straight:
-                new_gap = new_gap + straight * gap
-            q_error, gap_error = q_error + ROUNDING, gap_error + ROUNDING
+                q, exponent, q_error = scaled(q, exponent, q_error)
+            gap = (curved * kernel(gap) if curved else 0.0) + straight * gap
+            gap_error += ROUNDING
             mean = mean_factor * root(q)
-            if exchangeable:
-                return Exchangeable(
-                    state.batch, norm * q, new_gap, mean, exponent, q_error, gap_error, ROUNDING
-                )
-            return Full(norm * q, new_gap, mean, exponent, q_error, gap_error, ROUNDING)
+            return Exchangeable(batch, norm * q, gap, mean, exponent, q_error, gap_error, ROUNDING)
 
-        return push
+        def push(state: Full) -> Full:
+            if eps and state.exponent:
+                state = state.unscaled()
+            q, exponent, q_error = scaled(
+                state.second_moment, state.exponent, state.second_moment_error
+            )
+            gap: Any = curved * kernel(state.gap) if curved else 0.0
+            if straight:
+                gap = gap + straight * state.gap
+            gap_error = state.gap_error + ROUNDING
+            return Full(
+                norm * q, gap, mean_factor * root(q), exponent, q_error, gap_error, ROUNDING
+            )
+
+        return push_scalars if exchangeable else push
 
     def fast_pull(
         self, op: NormAct, *, exchangeable: bool
