@@ -11,7 +11,7 @@ import numpy as np
 from theory.program import NormAct
 from theory.states.base import Block, Gradient, Moments
 
-__all__ = ["ROUNDING", "Route", "SamplewiseRoute", "Want", "is_scale_free", "label"]
+__all__ = ["ROUNDING", "NoShortCut", "Route", "SamplewiseRoute", "Want", "is_scale_free", "label"]
 
 Want = Literal["forward", "backward"]
 
@@ -47,7 +47,19 @@ class Route(Protocol):
         ...
 
 
-class SamplewiseRoute(abc.ABC):
+class NoShortCut:
+    """A route without short cuts: every step goes through ``moments`` and ``pullback``."""
+
+    def fast_push(self, op: NormAct, *, exchangeable: bool) -> Callable[[Any], Any] | None:
+        return None
+
+    def fast_pull(
+        self, op: NormAct, *, exchangeable: bool
+    ) -> Callable[[Any, Gradient], Gradient] | None:
+        return None
+
+
+class SamplewiseRoute(NoShortCut, abc.ABC):
     """Samples treated apart: moments pair by pair, gradients by the adjoint rule.
 
     Pi_ab <- Pi_ab dK_ab/dSigma_ab with same-sample covariances held fixed (Price; theory notes,
@@ -96,14 +108,6 @@ class SamplewiseRoute(abc.ABC):
         result = value * pair_slope
         np.fill_diagonal(result, diagonal)
         return result, max(error, pair_error)
-
-    def fast_push(self, op: NormAct, *, exchangeable: bool) -> Callable[[Any], Any] | None:
-        return None
-
-    def fast_pull(
-        self, op: NormAct, *, exchangeable: bool
-    ) -> Callable[[Any, Gradient], Gradient] | None:
-        return None
 
 
 def is_scale_free(op: NormAct) -> bool:

@@ -7,22 +7,21 @@ T(Pi) = P (Pi o E[phi'(d) phi'(d)']) P.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from theory.errors import HypothesisError
 from theory.program import NormAct, plain_activation
-from theory.routes.base import SamplewiseRoute, Want
+from theory.routes.base import NoShortCut, SamplewiseRoute, Want
 from theory.routes.limit import ClosedLimit, QuadratureLimit
-from theory.states.base import Block, Gradient, Moments
+from theory.states.base import Block, Moments
 from theory.states.full import squared_distances
 
 __all__ = ["BatchLimit", "CenteringQuadrature", "CenteringRoute"]
 
 
-class CenteringRoute:
+class CenteringRoute(NoShortCut):
     """h - mean over the samples, no denominator."""
 
     name = "closed form"
@@ -88,14 +87,6 @@ class CenteringRoute:
         value = value - value.mean(axis=0, keepdims=True)
         return value - value.mean(axis=1, keepdims=True), error
 
-    def fast_push(self, op: NormAct, *, exchangeable: bool) -> Callable[[Any], Any] | None:
-        return None
-
-    def fast_pull(
-        self, op: NormAct, *, exchangeable: bool
-    ) -> Callable[[Any, Gradient], Gradient] | None:
-        return None
-
 
 class CenteringQuadrature(CenteringRoute):
     """The same for every other activation."""
@@ -106,7 +97,7 @@ class CenteringQuadrature(CenteringRoute):
         return self._pool_refusal(op)
 
 
-class BatchLimit:
+class BatchLimit(NoShortCut):
     """A std over an infinite exchangeable batch: R^2 = q gap + eps is a number, N(h) is Gaussian.
 
     Centered: variance q gap/R^2, independent samples; raw (VN): variance q/R^2, the same
@@ -151,11 +142,3 @@ class BatchLimit:
             plain_activation(op.activation), scaled, (same, 0.0)
         )
         return (same * inverse, 0.0), error
-
-    def fast_push(self, op: NormAct, *, exchangeable: bool) -> Callable[[Any], Any] | None:
-        return None
-
-    def fast_pull(
-        self, op: NormAct, *, exchangeable: bool
-    ) -> Callable[[Any, Gradient], Gradient] | None:
-        return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,10 @@ import numpy as np
 from theory.errors import HypothesisError
 from theory.program import NormAct
 from theory.routes import gate_limits, gaussian
-from theory.routes.base import SamplewiseRoute, Want, label
+from theory.routes.base import NoShortCut, SamplewiseRoute, Want, label
 from theory.specs.activations import silu
 from theory.specs.normalizers import Normalizer
-from theory.states.base import Block, Gradient, Moments
+from theory.states.base import Block, Moments
 
 __all__ = ["EvoNormB0Limit", "EvoNormS0Limit"]
 
@@ -59,7 +58,7 @@ class EvoNormS0Limit(SamplewiseRoute):
         return value / np.sqrt((q1 + norm.eps) * (q2 + norm.eps)), float(np.max(error))
 
 
-class EvoNormB0Limit:
+class EvoNormB0Limit(NoShortCut):
     """B0 over an infinite batch at eps = 0: min(t, 1) of a Gaussian."""
 
     name = "quadrature"
@@ -93,11 +92,3 @@ class EvoNormB0Limit:
         gate: Any = _gated(op).gate
         factor = gate_limits.b0_slope(block.gap, gate=gate) / (block.second_moment * block.gap)
         return (same * factor, 0.0), 1e-15
-
-    def fast_push(self, op: NormAct, *, exchangeable: bool) -> Callable[[Any], Any] | None:
-        return None
-
-    def fast_pull(
-        self, op: NormAct, *, exchangeable: bool
-    ) -> Callable[[Any, Gradient], Gradient] | None:
-        return None

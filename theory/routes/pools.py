@@ -10,26 +10,14 @@ import numpy as np
 
 from theory.program import NormAct
 from theory.routes import batchnorm, groupnorm
-from theory.routes.base import SamplewiseRoute, Want, label
+from theory.routes.base import NoShortCut, SamplewiseRoute, Want, label
 from theory.states.base import Block, Gradient, Moments
 from theory.states.exchangeable import Exchangeable
 
 __all__ = ["BatchClosed", "BatchSpherical", "GroupLaplace", "GroupPearson", "Laplace"]
 
 
-class _BatchRoute:
-    """What batch-coupled routes share: no plain-float shortcuts unless they say so."""
-
-    def fast_push(self, op: NormAct, *, exchangeable: bool) -> Callable[[Any], Any] | None:
-        return None
-
-    def fast_pull(
-        self, op: NormAct, *, exchangeable: bool
-    ) -> Callable[[Any, Gradient], Gradient] | None:
-        return None
-
-
-class BatchClosed(_BatchRoute):
+class BatchClosed(NoShortCut):
     """BN of an exchangeable batch at eps = 0: nothing depends on the incoming covariance but R."""
 
     name = "closed form"
@@ -167,7 +155,7 @@ class GroupLaplace(SamplewiseRoute):
         return {**_group(op), "eps": op.norm.eps, "slopes": op.activation.ray_slopes}
 
 
-class Laplace(_BatchRoute):
+class Laplace(NoShortCut):
     """A denominator over the batch, homogeneous activation, any covariance, any eps."""
 
     name = "quadrature"

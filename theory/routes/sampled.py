@@ -10,13 +10,13 @@ import numpy as np
 
 from theory.program import NormAct
 from theory.routes import rqmc_blocks, rqmc_groups, rqmc_pool
-from theory.routes.base import SamplewiseRoute, Want
-from theory.states.base import Block, Gradient, Moments
+from theory.routes.base import NoShortCut, SamplewiseRoute, Want
+from theory.states.base import Block, Moments
 
 __all__ = ["SobolBatch", "SobolGroup"]
 
 
-class SobolBatch:
+class SobolBatch(NoShortCut):
     """Scrambled Sobol' points of one channel over the batch, several scrambles."""
 
     name = "RQMC"
@@ -49,14 +49,6 @@ class SobolBatch:
             block.second_moment, block.gap, value, **shared
         )
         return matrix, error
-
-    def fast_push(self, op: NormAct, *, exchangeable: bool) -> Callable[[Any], Any] | None:
-        return None
-
-    def fast_pull(
-        self, op: NormAct, *, exchangeable: bool
-    ) -> Callable[[Any, Gradient], Gradient] | None:
-        return None
 
 
 class SobolGroup(SamplewiseRoute):
