@@ -9,14 +9,12 @@ The targets, against PyTorch on one thread: at most its time with weights drawn 
 
 from __future__ import annotations
 
-import math
-import time
-
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
 import montecarlo as mc
+from benchmarks.rivals import Torchs, alternate
 from montecarlo.linear import DirectSampler
 from montecarlo.network import normact, run
 from montecarlo.sampling import generator, realize_inputs
@@ -77,56 +75,6 @@ class Predrawn:
         return self.maps[layer]
 
 
-class Torchs:
-    """The same network in PyTorch: gradients with respect to the activations only."""
-
-    def __init__(self, norm, *, redraw):
-        self.torch = pytest.importorskip("torch")
-        self.torch.set_num_threads(1)
-        self.functional = self.torch.nn.functional
-        self.kind = None if norm is None else norm.name
-        self.inputs = self.torch.randn(BATCH, WIDTH)
-        self.cotangent = self.torch.randn(BATCH, WIDTH)
-        self.weights = None if redraw else self.draw()
-
-    def draw(self):
-        scale = math.sqrt(2 / WIDTH)
-        return [self.torch.randn(WIDTH, WIDTH).mul_(scale) for _ in range(DEPTH)]
-
-    def normalize(self, h):
-        match self.kind:
-            case "BN":
-                return self.functional.batch_norm(h, None, None, training=True)
-            case "LN":
-                return self.functional.layer_norm(h, (WIDTH,))
-            case "GN(8)":
-                return self.functional.group_norm(h, WIDTH // 8)
-        return h
-
-    def __call__(self):
-        hidden, x = [], self.inputs
-        for weight in self.weights or self.draw():
-            h = self.functional.linear(x, weight)
-            if not hidden:
-                h.requires_grad_()
-            h.retain_grad()
-            hidden.append(h)
-            x = self.torch.relu(self.normalize(h))
-        x.backward(self.cotangent)
-        return [float(h.grad.square().sum()) for h in hidden]
-
-
-def alternate(*functions, rounds):
-    """Best time of each, measured in turns so that a busy machine slows all alike."""
-    best = [math.inf] * len(functions)
-    for _ in range(rounds):
-        for index, function in enumerate(functions):
-            start = time.perf_counter()
-            function()
-            best[index] = min(best[index], time.perf_counter() - start)
-    return best
-
-
 @pytest.mark.parametrize("redraw", [False, True], ids=["predrawn", "drawing"])
 @pytest.mark.parametrize("norm", ["plain", "BN", "LN", "GN(8)"])
 def test_network(benchmark, norm, redraw):
@@ -136,7 +84,7 @@ def test_network(benchmark, norm, redraw):
 @pytest.mark.parametrize("redraw", [False, True], ids=["predrawn", "drawing"])
 @pytest.mark.parametrize("norm", ["plain", "BN"])
 def test_pytorch(benchmark, norm, redraw):
-    benchmark(Torchs(NORMALIZERS[norm], redraw=redraw))
+    benchmark(Torchs(NORMALIZERS[norm], width=WIDTH, batch=BATCH, depth=DEPTH, redraw=redraw))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +93,7 @@ def test_pytorch(benchmark, norm, redraw):
 @pytest.mark.parametrize("norm", ["plain", "BN", "LN", "GN(8)"])
 def test_target(norm, redraw, limit):
     ours = Ours(NORMALIZERS[norm], redraw=redraw)
-    torchs = Torchs(NORMALIZERS[norm], redraw=redraw)
+    torchs = Torchs(NORMALIZERS[norm], width=WIDTH, batch=BATCH, depth=DEPTH, redraw=redraw)
     alternate(ours, torchs, rounds=2)
     time_ours, time_torch = alternate(ours, torchs, rounds=7 if redraw else 25)
     print(f"\n{norm}: {1e3 * time_ours:.1f} ms, PyTorch {1e3 * time_torch:.1f} ms, ", end="")
@@ -158,7 +106,7 @@ def test_target(norm, redraw, limit):
 def test_normact(benchmark, norm, dtype):
     h = generator(0).standard_normal((WIDTH, BATCH)).astype(dtype)
     cotangent = generator(1).standard_normal((WIDTH, BATCH)).astype(dtype)
-    benchmark(lambda: normact(NORMALIZERS[norm], relu, h).backward(cotangent))
+    benchmark(lambda: normact(NORMALIZERS[norm], relu, h)[1].backward(cotangent))
 
 
 def test_small_networks(benchmark):

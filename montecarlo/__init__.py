@@ -5,8 +5,49 @@
 >>> sim.similarity.mean, sim.similarity.sem     # arrays over depth            # doctest: +SKIP
 """
 
-from montecarlo.comparison import Comparison, compare
-from montecarlo.ensemble import simulate
-from montecarlo.results import Estimate, Simulation, load
+from __future__ import annotations
 
-__all__ = ["Comparison", "Estimate", "Simulation", "compare", "load", "simulate"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from montecarlo.comparison import Comparison, compare
+    from montecarlo.ensemble import simulate
+    from montecarlo.grid import Grid, simulate_many
+    from montecarlo.results import Estimate, Simulation, load
+    from montecarlo.store import Store
+
+__all__ = [
+    "Comparison",
+    "Estimate",
+    "Grid",
+    "Simulation",
+    "Store",
+    "compare",
+    "load",
+    "simulate",
+    "simulate_many",
+]
+
+# Numba and SQLite are imported with the first simulation, not with `normcompass --help`.
+_HOMES = {
+    "Comparison": "comparison",
+    "compare": "comparison",
+    "simulate": "ensemble",
+    "Grid": "grid",
+    "simulate_many": "grid",
+    "Estimate": "results",
+    "Simulation": "results",
+    "load": "results",
+    "Store": "store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -177,7 +177,8 @@ def compare(prediction: Any, simulation: Any) -> Comparison:
     columns = {
         name: _scores(prediction, simulation, name, comparable=name not in skipped)
         for name in COMPARED
-        if getattr(prediction, name) is not None  # predicted without the gradient
+        # Either may be without the gradient.
+        if getattr(prediction, name) is not None and hasattr(simulation, name)
     }
     adjusted = iter(holm(np.concatenate([scores["p"] for scores in columns.values()])))
     entries = tuple(

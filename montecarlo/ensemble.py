@@ -2,45 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import joblib
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_info
 
-from montecarlo import network as interpreter
-from montecarlo.linear import DirectSampler
-from montecarlo.normals import fill_standard_normal
+from montecarlo.collect import Resources, collect
+from montecarlo.experiment import Experiment
+from montecarlo.jobs import choose_method
 from montecarlo.observables import OBSERVABLES
+from montecarlo.precision import Target, networks_needed
 from montecarlo.results import Simulation
-from montecarlo.sampling import realize_inputs, seed_sequence
+from montecarlo.sampling import require_finite_batch
 from theory.errors import RegimeWarning, out_of_domain
-from theory.program import Operation, lower
 from theory.specs import serialize
 from theory.specs._check import flag, integer
 from theory.specs.compatibility import check
 from theory.specs.inputs import DataInputs, ExchangeableInputs, Inputs
-from theory.specs.networks import FeedForward, Layer
-from theory.specs.normalizers import batch_norm
-from theory.specs.weights import weight_norm
+from theory.specs.networks import FeedForward
 
-__all__ = ["compile_kernels", "simulate"]
+if TYPE_CHECKING:
+    from montecarlo.store import Store
+
+__all__ = ["plan", "simulate", "summarize"]
 
 FloatArray = NDArray[np.float64]
 
-# Starting processes costs a second or two; a weight, drawn and used twice, some 5 ns.
-_WORTH_PROCESSES = 1e9
-
 DTYPES = ("float64", "float32")
-METHODS = ("auto", "direct")
+METHODS = ("auto", "direct", "collapsed")
 
 
 def simulate(
@@ -51,9 +47,15 @@ def simulate(
     replicates: int,
     seed: int = 0,
     dtype: str = "float64",
-    workers: int | None = None,
-    progress: bool = False,
     method: str = "auto",
+    backward: bool = True,
+    target_sem: float | Mapping[str, float] | None = None,
+    max_replicates: int | None = None,
+    workers: int | None = None,
+    client: Any = None,
+    store: str | Path | Store | None = None,
+    memory_limit: int | None = None,
+    progress: bool = False,
 ) -> Simulation:
     """x^l = phi(N(W^l x^{l-1})) with random finite W^l, ``replicates`` times, forward and backward.
 
@@ -67,16 +69,33 @@ def simulate(
     replicates
         Number of independent networks.
     seed
-        Network r uses ``SeedSequence(seed, spawn_key=(width, r, layer))``: its numbers depend
+        Network r uses ``SeedSequence(seed, spawn_key=(width, r, layer, ...))``: its numbers depend
         neither on ``workers`` nor on ``replicates``.
     dtype
         ``"float64"`` or ``"float32"``; sums and observables are float64 in both.
+    method
+        ``"direct"``: explicit weight matrices.  ``"collapsed"``: exactly the same law without them,
+        O(n B^2) operations a layer instead of O(n^2 B) (theory notes, section 7).  ``"auto"``: the
+        cheaper one; ``provenance["method_reason"]`` says why.
+    backward
+        Whether gradients are propagated; False leaves their observables out.
+    target_sem, max_replicates
+        Add networks, beyond ``replicates`` and up to ``max_replicates``, until the standard error
+        is at most ``target_sem`` at every layer: of log second moment, similarity and log gradient
+        norm, or of the observables of a mapping.  The stopping rule is Chow and Robbins': it looks
+        at variances alone, so that the mean stays unbiased (``montecarlo.precision``).
     workers
         Processes, each with one BLAS thread; None uses all cores when the work is worth starting them.
+    client
+        A Dask ``distributed.Client`` or a scheduler's address: its cluster does the work.
+    store
+        SQLite file (or open ``Store``) that keeps every network: the same call goes on where an
+        interrupted one stopped, and adds to it when it asks for more.
+    memory_limit
+        Bytes for each process; by default its share of the machine's memory.  Where it binds, random
+        factors are drawn a second time instead of being kept; the numbers do not change.
     progress
         Show a progress bar on standard error.
-    method
-        ``"direct"``: explicit weight matrices.  ``"auto"`` is the same in this version.
 
     Returns
     -------
@@ -86,115 +105,100 @@ def simulate(
     Raises
     ------
     SpecificationError
-        An argument outside its domain, or a network that does not fit the inputs or the width.
+        An argument outside its domain, or a network that does not fit the inputs, width or memory.
     HypothesisError
         A pool has zero variance while eps = 0.
     NumericalError
         The network leaves the range of the floating-point format.
+    ExecutionError, StoreError
+        Workers were lost, or the store cannot be used; what was stored so far is kept.
     """
-    check(network, inputs)
-    width = integer("width", width, low=1, remedy="count the channels, 1024 say")
+    experiment, reason = plan(
+        network, inputs, width=width, seed=seed, dtype=dtype, method=method, backward=backward
+    )
     replicates = integer("replicates", replicates, low=1, remedy="count the networks, 64 say")
-    seed = integer("seed", seed, low=0, remedy="pass an integer")
-    flag("progress", progress)
-    _require_member("dtype", dtype, DTYPES)
-    _require_member("method", method, METHODS)
-    workers = _worker_count(workers, weights=replicates * network.depth * width * width)
-    _check_width(network, inputs, width)
-    x = realize_inputs(inputs, width=width, seed=seed, dtype=dtype)
-
-    program = lower(network)
-    chunks = _chunks(replicates, workers)
-    run = partial(_run_chunk, program, x, width=width, seed=seed, dtype=dtype)
-    if len(chunks) > 1 and workers > 1:
-        # Compiled here, once, so that workers find the machine code on disk.
-        compile_kernels(dtype)
-        pool = joblib.Parallel(n_jobs=workers, return_as="generator")
-        tables = pool(joblib.delayed(run)(chunk) for chunk in chunks)
-    else:
-        tables = (run(chunk) for chunk in chunks)
-    with _progress_bar(replicates, shown=progress) as advance:
-        collected = []
-        for table in tables:
-            collected.append(table)
-            advance(len(table))
-    values = np.concatenate(collected)
-    samples = {name: np.ascontiguousarray(values[:, i]) for i, name in enumerate(OBSERVABLES)}
-    _warn_if_dead(samples["second_moment"])
-    _warn_if_degenerate(samples["squared_gradient"], samples["second_moment"])
-    arguments = {
-        "width": width,
-        "replicates": replicates,
-        "seed": seed,
-        "dtype": dtype,
-        "method": "direct",
-    }
-    return Simulation(samples, arguments | _provenance(network, inputs))
+    resources = Resources(
+        workers=workers, client=client, store=store, memory_limit=memory_limit, progress=progress
+    )
+    target = Target.of(
+        target_sem, replicates=replicates, max_replicates=max_replicates, backward=backward
+    )
+    (table,), (computed,) = collect([(experiment, replicates)], resources)
+    while target is not None:
+        more = networks_needed(_named(table, experiment), target)
+        if more <= len(table):
+            break
+        (table,), (added,) = collect([(experiment, more)], resources, begun=[table])
+        computed += added
+    return summarize(experiment, table, reason=reason, computed=computed)
 
 
-def compile_kernels(dtype: str) -> None:
-    """Compile every kernel for ``dtype``, or load it from the cache on disk."""
-    program = lower(FeedForward(Layer(norm=batch_norm(), weights=weight_norm()), depth=1))
-    x = np.arange(12.0, dtype=dtype).reshape(4, 3)
-    _run_chunk(program, x, range(1), width=4, seed=0, dtype=dtype)
-
-
-def _run_chunk(
-    program: tuple[Operation, ...],
-    inputs: NDArray[Any],
-    indices: range,
+def plan(
+    network: FeedForward,
+    inputs: Inputs,
     *,
     width: int,
     seed: int,
     dtype: str,
-) -> FloatArray:
-    """Observables of networks ``indices``, shape (len(indices), len(OBSERVABLES), depth)."""
-    # Layers count from 0, so the number of operations is a key that no layer has.
-    cotangent_key = len(program)
-    buffers: dict[int, NDArray[Any]] = {}
-    tables = []
-    # Two BLAS threads do not help products this thin, and workers would fight over the cores.
-    with threadpool_limits(limits=1):
-        for r in indices:
-            sampler = DirectSampler(seed, (width, r), dtype, buffers)
-            cotangent = np.empty((width, inputs.shape[1]), dtype=dtype)
-            fill_standard_normal(seed_sequence(seed, width, r, cotangent_key), cotangent)
-            tables.append(
-                interpreter.run(program, inputs, width=width, sampler=sampler, cotangent=cotangent)
-            )
-    return np.stack(tables)
+    method: str,
+    backward: bool,
+) -> tuple[Experiment, str]:
+    """Check the arguments of one simulation and choose its method: (experiment, reason)."""
+    check(network, inputs)
+    width = integer("width", width, low=1, remedy="count the channels, 1024 say")
+    seed = integer("seed", seed, low=0, remedy="pass an integer")
+    flag("backward", backward)
+    _require_member("dtype", dtype, DTYPES)
+    _require_member("method", method, METHODS)
+    require_finite_batch(inputs)
+    _check_width(network, inputs, width)
+    chosen, reason = choose_method(
+        network, method=method, width=width, batch=int(inputs.batch), backward=backward
+    )
+    experiment = Experiment(
+        network=network,
+        inputs=inputs,
+        width=width,
+        seed=seed,
+        dtype=dtype,
+        method=chosen,
+        backward=backward,
+    )
+    return experiment, reason
 
 
-def _chunks(replicates: int, workers: int) -> list[range]:
-    """Consecutive networks, several chunks per worker so that all finish together."""
-    size = max(1, min(16, replicates // (4 * workers)))
-    return [range(low, min(low + size, replicates)) for low in range(0, replicates, size)]
+def summarize(
+    experiment: Experiment, table: FloatArray, *, reason: str, computed: int
+) -> Simulation:
+    """Per-network observables with their provenance, and warnings where a regime deserves one."""
+    samples = _named(table, experiment)
+    _warn_if_dead(samples["second_moment"])
+    if experiment.backward:
+        _warn_if_degenerate(samples["squared_gradient"], samples["second_moment"])
+    arguments = {
+        "width": experiment.width,
+        "replicates": len(table),
+        "seed": experiment.seed,
+        "dtype": experiment.dtype,
+        "method": experiment.method,
+        "method_reason": reason,
+        "from_store": len(table) - computed,
+        "experiment_key": experiment.key,
+    }
+    return Simulation(samples, arguments | _provenance(experiment.network, experiment.inputs))
 
 
-@contextlib.contextmanager
-def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Yield a function to call with the number of networks that have just finished."""
-    if not shown:
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = ("networks", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("networks", total=total)
-        yield lambda count: bar.advance(task, count)
+def _named(table: FloatArray, experiment: Experiment) -> dict[str, FloatArray]:
+    return {
+        name: np.ascontiguousarray(table[:, i])
+        for i, name in enumerate(OBSERVABLES)
+        if experiment.backward or "gradient" not in name
+    }
 
 
 def _require_member(argument: str, value: object, members: tuple[str, ...]) -> None:
     if value not in members:
         raise out_of_domain(argument, value, f"one of {', '.join(members)}", "check the spelling")
-
-
-def _worker_count(workers: int | None, *, weights: float) -> int:
-    if workers is None:
-        return joblib.cpu_count() if weights > _WORTH_PROCESSES else 1
-    return integer("workers", workers, low=1, remedy="None uses all cores")
 
 
 def _check_width(network: FeedForward, inputs: Inputs, width: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-__all__ = ["jit"]
+__all__ = ["jit", "jit_strict"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -21,4 +21,10 @@ def jit(function: Function) -> Function:
     decorate = numba.njit(
         cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"}
     )
+    return cast(Function, decorate(function))
+
+
+def jit_strict(function: Function) -> Function:
+    """``jit`` with IEEE arithmetic as written: (a - b) - c stays that, for where digits cancel."""
+    decorate = numba.njit(cache=True, nogil=True, error_model="numpy")
     return cast(Function, decorate(function))

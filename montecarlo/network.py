@@ -6,6 +6,8 @@ The program is the list that the theory interprets too (``theory.program.lower``
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,10 +39,9 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class NormActStep:
-    """x = phi(N(h)) with what its backward pass needs."""
+    """What the backward pass of x = phi(N(h)) needs."""
 
     h: Array
-    x: Array
     mean: Array
     root: Array
     norm: NormCode
@@ -60,8 +61,8 @@ class NormActStep:
         return gradient
 
 
-def normact(norm: Normalizer | None, activation: Activation, h: Array) -> NormActStep:
-    """x = phi(N(h)) for h of shape (channels, batch).
+def normact(norm: Normalizer | None, activation: Activation, h: Array) -> tuple[Array, NormActStep]:
+    """x = phi(N(h)) for h of shape (channels, batch), and the step that pulls gradients back.
 
     Raises
     ------
@@ -83,7 +84,7 @@ def normact(norm: Normalizer | None, activation: Activation, h: Array) -> NormAc
             "or equal numbers met by rounding.  Use eps > 0 (theory.torch_defaults(network)), "
             'dtype="float64", a smaller depth, or inputs that differ more.'
         )
-    return NormActStep(h, x, mean, root, code, phi, _constant(norm, channels, batch))
+    return x, NormActStep(h, mean, root, code, phi, _constant(norm, channels, batch))
 
 
 def run(
@@ -92,7 +93,7 @@ def run(
     *,
     width: int,
     sampler: Sampler,
-    cotangent: Array,
+    cotangent: Array | None,
 ) -> Array:
     """Observables of one network, shape (len(OBSERVABLES), depth).
 
@@ -107,7 +108,7 @@ def run(
     sampler
         Draws the linear maps.
     cotangent
-        dloss/dx^L, shape (width, batch).
+        dloss/dx^L, shape (width, batch); None leaves the backward pass out and its observables NaN.
 
     Raises
     ------
@@ -121,15 +122,17 @@ def run(
     # Overflow is looked for at every layer, so NumPy need not warn about it as well.
     with np.errstate(over="ignore", invalid="ignore"):
         tape = _forward(program, inputs, width=width, sampler=sampler, recorder=recorder)
-        _backward(tape, cotangent, depth=depth, recorder=recorder)
+        if cotangent is not None:
+            _backward(list(tape), cotangent, depth=depth, recorder=recorder)
+        else:
+            deque(tape, maxlen=0)  # run through it, keep nothing
     return recorder.table()
 
 
 def _forward(
     program: tuple[Operation, ...], x: Array, *, width: int, sampler: Sampler, recorder: Recorder
-) -> list[Step | None]:
-    """Interpret the program; the tape has its steps in order and None where h^l is read."""
-    tape: list[Step | None] = []
+) -> Iterator[Step | None]:
+    """Interpret the program; yields its steps in order and None where h^l is read."""
     layer = 0
     for operation in program:
         match operation:
@@ -138,20 +141,16 @@ def _forward(
                     weights, fan_in=x.shape[0], fan_out=width, layer=layer
                 )
                 x = linear.forward(x)
-                tape.append(linear)
+                yield linear
                 layer += 1
             case NormAct(norm, activation):
-                step = normact(norm, activation, x)
-                x = step.x
-                tape.append(step)
+                x, step = normact(norm, activation, x)
+                yield step
             case Observe("preactivation"):
-                _require_finite(x, layer)
-                recorder.preactivation(x)
-                tape.append(None)
+                _require_finite(recorder.preactivation(x), x, layer)
+                yield None
             case Observe("activation"):
-                _require_finite(x, layer)
-                recorder.activation(x)
-    return tape
+                _require_finite(recorder.activation(x), x, layer)
 
 
 def _backward(tape: list[Step | None], delta: Array, *, depth: int, recorder: Recorder) -> None:
@@ -163,7 +162,8 @@ def _backward(tape: list[Step | None], delta: Array, *, depth: int, recorder: Re
     log_scale = 0.0
     layer = depth
     # Nothing lies between h^1 and x^0 that is observed: the first linear map is skipped.
-    for step in reversed(tape[1:]):
+    while len(tape) > 1:
+        step = tape.pop()
         if step is not None:
             delta = step.backward(delta)
             continue
@@ -185,8 +185,8 @@ def _backward(tape: list[Step | None], delta: Array, *, depth: int, recorder: Re
             log_scale += exponent * math.log(2.0)
 
 
-def _require_finite(x: Array, layer: int) -> None:
-    if not math.isfinite(compiled.sum_of_squares(x)):
+def _require_finite(second_moment: float, x: Array, layer: int) -> None:
+    if not math.isfinite(second_moment):
         raise NumericalError(
             f"The values of layer {layer} overflow {x.dtype}: the network grows too fast for this "
             'format.  Use dtype="float64", fewer layers, or a smaller weight_variance.'

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from montecarlo.digits import digits
+from montecarlo.options import NetworkOptions
 from theory.errors import out_of_domain
 from theory.specs import activations, normalizers
 from theory.specs import weights as weight_specs
@@ -18,7 +19,7 @@ from theory.specs.normalizers import Normalizer
 from theory.specs.weights import Weights
 from theory.zoo import zoo
 
-__all__ = ["build_inputs", "build_network"]
+__all__ = ["build", "build_inputs", "build_network"]
 
 _CONSTRUCTORS: Mapping[str, Callable[..., Normalizer]] = {
     name: getattr(normalizers, name)
@@ -51,65 +52,69 @@ _WEIGHTS: Mapping[str, Callable[..., Weights]] = {
     "centered_weights": weight_specs.centered_weights,
 }
 _WITH_VARIANCE = ("gaussian", "WC", "centered_weights")
+_CORRELATION = 0.5
 
 
-def build_network(
-    *,
-    norm: str | None,
-    group_size: int | None,
-    eps: float,
-    activation: str | None,
-    weights: str | None,
-    weight_variance: float | None,
-    depth: int,
-) -> FeedForward:
+def build(options: NetworkOptions) -> tuple[FeedForward, Inputs]:
+    """The network and the inputs that the options name."""
+    return build_network(options), build_inputs(options)
+
+
+def build_network(options: NetworkOptions) -> FeedForward:
     """A layer of the zoo, or of a normalizer's constructor, with what the options replace.
 
     Parameters
     ----------
-    norm
-        A name of ``theory.zoo``, a constructor's name, or either with a size: ``GN(8)``.
-    group_size
-        For group_norm and evonorm_s0, instead of the size in parentheses.
-    eps
-        Added to the pool's variance; only for a normalizer that divides.
-    activation, weights, weight_variance
-        Replacements for the layer's own; None keeps them.
-    depth
-        Number of layers.
+    options
+        ``norm``: a name of ``theory.zoo``, a constructor's name, or either with a size: ``GN(8)``;
+        ``group_size``: for group_norm and evonorm_s0, instead of the size in parentheses;
+        ``eps``: added to the pool's variance, only for a normalizer that divides;
+        ``activation``, ``weights``, ``weight_variance``: instead of the layer's own, None keeps
+        them; ``depth``: number of layers.
 
     Raises
     ------
     SpecificationError
         A name that does not exist, or parts that do not fit together.
     """
-    layer = _layer(norm, group_size)
-    if eps != 0.0:
+    layer = _layer(options.norm, options.group_size)
+    if options.eps != 0.0:
         if layer.norm is None:
-            raise out_of_domain("eps", eps, "0 without a normalizer", "drop it or give --norm")
-        layer = dataclasses.replace(layer, norm=dataclasses.replace(layer.norm, eps=eps))
-    if activation is not None:
-        layer = dataclasses.replace(layer, activation=_activation(activation))
-    if weights is not None or weight_variance is not None:
-        layer = dataclasses.replace(
-            layer, weights=_weights(weights, weight_variance, layer.weights)
-        )
-    return FeedForward(layer, depth=depth)
+            raise out_of_domain(
+                "eps", options.eps, "0 without a normalizer", "drop it or give --norm"
+            )
+        layer = dataclasses.replace(layer, norm=dataclasses.replace(layer.norm, eps=options.eps))
+    if options.activation is not None:
+        layer = dataclasses.replace(layer, activation=_activation(options.activation))
+    if options.weights is not None or options.weight_variance is not None:
+        weights = _weights(options.weights, options.weight_variance, layer.weights)
+        layer = dataclasses.replace(layer, weights=weights)
+    return FeedForward(layer, depth=options.depth)
 
 
-def build_inputs(kind: str, *, batch: int, correlation: float) -> Inputs:
+def build_inputs(options: NetworkOptions) -> Inputs:
     """``synthetic``: an exchangeable batch; ``digits``: as many handwritten digits.
 
     Raises
     ------
     SpecificationError
-        Another kind, or values outside their domain.
+        Another kind, values outside their domain, or a correlation for images, which have their own.
     """
-    if kind == "synthetic":
-        return exchangeable(batch=batch, correlation=correlation)
-    if kind == "digits":
-        return from_data(digits(batch=batch))
-    raise out_of_domain("inputs", kind, "synthetic or digits", "check the spelling")
+    correlation = options.correlation
+    if options.inputs == "synthetic":
+        return exchangeable(
+            batch=options.batch, correlation=_CORRELATION if correlation is None else correlation
+        )
+    if options.inputs == "digits":
+        if correlation is not None:
+            raise out_of_domain(
+                "correlation",
+                correlation,
+                "left out with --inputs digits",
+                "the images have their own; drop it or use --inputs synthetic",
+            )
+        return from_data(digits(batch=options.batch))
+    raise out_of_domain("inputs", options.inputs, "synthetic or digits", "check the spelling")
 
 
 def _layer(norm: str | None, group_size: int | None) -> Layer:

@@ -46,24 +46,26 @@ class Recorder:
     def __init__(self, *, depth: int, batch: int) -> None:
         self._values: dict[str, list[float]] = {}
         self._gram: FloatArray = np.empty((depth, batch, batch))
-        self._log_squared_gradient: FloatArray = np.empty(depth)
+        self._log_squared_gradient: FloatArray = np.full(depth, np.nan)
         self._squares: FloatArray = np.empty(batch)
         self._unit: FloatArray = np.empty((0, batch))
 
-    def preactivation(self, h: Array) -> None:
-        """Record h^l, shape (channels, batch), layers in forward order."""
+    def preactivation(self, h: Array) -> float:
+        """Record h^l, shape (channels, batch), layers in forward order; returns its second moment."""
         second_moment, _, gap = self._moments(h)
         self._append("preactivation_second_moment", second_moment)
         self._append("preactivation_gap", gap)
+        return second_moment
 
-    def activation(self, x: Array) -> None:
-        """Record x^l, shape (channels, batch), layers in forward order."""
+    def activation(self, x: Array) -> float:
+        """Record x^l, shape (channels, batch), layers in forward order; returns its second moment."""
         layer = len(self._values.get("second_moment", ()))
         second_moment, variance, gap = self._moments(x)
         self._append("second_moment", second_moment)
         self._append("variance", variance)
         self._append("gap", gap)
         self._gram[layer] = self._unit.T @ self._unit
+        return second_moment
 
     def gradient(self, layer: int, log_square: float) -> None:
         """Record log |g^l|^2."""

@@ -1,31 +1,33 @@
-"""Options that the commands share, with their help."""
+"""Options that several commands share: their words, help, and the words that need parsing."""
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from theory.errors import out_of_domain
+
 __all__ = [
-    "ACTIVATION",
-    "BATCH",
-    "CORRELATION",
     "CSV",
-    "DEPTH",
-    "EPS",
-    "GROUP",
     "JSON",
-    "NORM",
     "PLOT",
+    "QUIET",
     "SEED",
-    "SOURCE",
-    "VARIANCE",
-    "WEIGHTS",
     "WORKERS",
     "DType",
     "InputChoice",
+    "MethodChoice",
+    "NetworkOptions",
+    "byte_count",
+    "takes_network",
 ]
 
 
@@ -44,52 +46,75 @@ class DType(StrEnum):
     float64 = "float64"
 
 
-NORM = Annotated[
-    str | None,
-    typer.Option(
-        "--norm",
-        metavar="NAME",
-        help="A layer of the paper, with its own weights and activation: plain, BN, VN, MC, LN, "
-        "RMSNorm, GN(8), EvoNorm-S0, EvoNorm-B0, WN, SWS, WC; or a constructor: batch_norm, "
-        "group_norm, layer_norm, ...",
-    ),
-]
-GROUP = Annotated[
-    int | None,
-    typer.Option("--group-size", metavar="G", help="Channels per group (GN, EvoNorm-S0)."),
-]
-EPS = Annotated[float, typer.Option("--eps", help="Added to the pool's variance.")]
-ACTIVATION = Annotated[
-    str | None,
-    typer.Option(
-        "--activation",
-        metavar="NAME",
-        help="relu, leaky_relu(0.1), identity, abs, tanh, erf, gelu, silu, elu, selu, softplus, sin "
-        "or scaled_relu.",
-    ),
-]
-WEIGHTS = Annotated[
-    str | None,
-    typer.Option("--weights", metavar="NAME", help="gaussian, WN, SWS or WC."),
-]
-VARIANCE = Annotated[
-    float | None,
-    typer.Option(
-        "--weight-variance", metavar="V", help="Var(W) times fan-in (gaussian, WC); 2 is He's."
-    ),
-]
-DEPTH = Annotated[int, typer.Option("--depth", metavar="L", help="Number of layers.")]
-BATCH = Annotated[int, typer.Option("--batch", metavar="B", help="Number of samples.")]
-CORRELATION = Annotated[
-    float,
-    typer.Option("--correlation", metavar="C", help="Cosine of two input samples (synthetic)."),
-]
-SOURCE = Annotated[
-    str,
-    typer.Option(
-        "--inputs", metavar="KIND", help="synthetic (exchangeable) or digits (real images)."
-    ),
-]
+class MethodChoice(StrEnum):
+    """Ways to simulate a layer; auto is the cheaper one."""
+
+    auto = "auto"
+    direct = "direct"
+    collapsed = "collapsed"
+
+
+_option = partial(typer.Option, rich_help_panel="Network and inputs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """A network and its inputs in the words of the command line, not yet checked.
+
+    ``takes_network`` makes every field an option; ``networks.build`` makes specifications of them.
+    """
+
+    norm: Annotated[
+        str | None,
+        _option(
+            "--norm",
+            metavar="NAME",
+            help="A layer of the paper, with its own weights and activation: plain, BN, VN, MC, "
+            "LN, RMSNorm, GN(8), EvoNorm-S0, EvoNorm-B0, WN, SWS, WC; or a constructor: "
+            "batch_norm, group_norm, layer_norm, ...",
+        ),
+    ] = None
+    group_size: Annotated[
+        int | None,
+        _option("--group-size", metavar="G", help="Channels per group (GN, EvoNorm-S0)."),
+    ] = None
+    eps: Annotated[float, _option("--eps", help="Added to the pool's variance.")] = 0.0
+    activation: Annotated[
+        str | None,
+        _option(
+            "--activation",
+            metavar="NAME",
+            help="relu, leaky_relu(0.1), identity, abs, tanh, erf, gelu, silu, elu, selu, "
+            "softplus, sin or scaled_relu.",
+        ),
+    ] = None
+    weights: Annotated[
+        str | None, _option("--weights", metavar="NAME", help="gaussian, WN, SWS or WC.")
+    ] = None
+    weight_variance: Annotated[
+        float | None,
+        _option(
+            "--weight-variance", metavar="V", help="Var(W) times fan-in (gaussian, WC); 2 is He's."
+        ),
+    ] = None
+    depth: Annotated[int, _option("--depth", metavar="L", help="Number of layers.")] = 20
+    batch: Annotated[int, _option("--batch", metavar="B", help="Number of samples.")] = 16
+    correlation: Annotated[
+        float | None,
+        _option(
+            "--correlation",
+            metavar="C",
+            help="Cosine of two samples of synthetic inputs; 0.5 if not given.",
+        ),
+    ] = None
+    inputs: Annotated[
+        str,
+        _option(
+            "--inputs", metavar="KIND", help="synthetic (exchangeable) or digits (real images)."
+        ),
+    ] = "synthetic"
+
+
 PLOT = Annotated[
     Path | None, typer.Option("--plot", metavar="FILE", help="Draw it: .png, .pdf or .svg.")
 ]
@@ -104,3 +129,55 @@ WORKERS = Annotated[
         help="Processes; all cores by default. Results do not depend on it.",
     ),
 ]
+QUIET = Annotated[
+    bool,
+    typer.Option("--quiet", help="No progress and no notes: only errors and warnings."),
+]
+
+
+def takes_network(command: Callable[..., None]) -> Callable[..., None]:
+    """``command(options, ...)`` with every field of ``NetworkOptions`` as an option of its own.
+
+    Typer makes options of a function's parameters; this gives it the fields first, then the
+    command's own parameters, and hands the command one ``NetworkOptions``.
+    """
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    hints = get_type_hints(NetworkOptions, include_extras=True)
+    network = [
+        inspect.Parameter(field.name, keyword, default=field.default, annotation=hints[field.name])
+        for field in fields(NetworkOptions)
+    ]
+    hints = get_type_hints(command, include_extras=True)
+    _, *own = inspect.signature(command).parameters.values()
+    own = [parameter.replace(kind=keyword, annotation=hints[parameter.name]) for parameter in own]
+
+    @wraps(command)
+    def flat(**arguments: Any) -> None:
+        words = {parameter.name: arguments.pop(parameter.name) for parameter in network}
+        command(NetworkOptions(**words), **arguments)
+
+    flat.__signature__ = inspect.Signature([*network, *own])  # type: ignore[attr-defined]
+    return flat
+
+
+_UNITS = {"": 1, "b": 1} | {
+    f"{prefix}{infix}b": base**power
+    for power, prefix in enumerate("kmgt", start=1)
+    for infix, base in (("", 1000), ("i", 1024))
+}
+
+
+def byte_count(argument: str, text: str) -> int:
+    """Number of bytes in ``2GiB`` (powers of 1024), ``500MB`` (powers of 1000) or ``2e9``.
+
+    Raises
+    ------
+    SpecificationError
+        Not a number with such a unit, or less than one byte.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\d+)?)\s*([a-z]*)", text.strip().lower())
+    count = float(match[1]) * _UNITS.get(match[2], 0) if match else 0.0
+    if not 1 <= count < float("inf"):
+        domain = "a number of bytes, with kB, MB, GB, TB, KiB, MiB, ..."
+        raise out_of_domain(argument, text, domain, "write 2GiB, say")
+    return int(count)

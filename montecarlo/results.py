@@ -75,8 +75,10 @@ class Simulation:
         """Estimate of the observable ``name``: mean of its per-network values."""
         samples = self.__dict__.get("samples", {})
         if name not in samples:
+            forward_only = "gradient" in name and "log_gradient_ratio" not in samples
+            remedy = "; simulate with backward=True for gradients" if forward_only else ""
             raise AttributeError(
-                f"{type(self).__name__} has no observable {name!r}; it has {', '.join(samples)}"
+                f"{type(self).__name__} has no observable {name!r}; it has {', '.join(samples)}{remedy}"
             )
         return Estimate.of(samples[name])
 
@@ -88,7 +90,8 @@ class Simulation:
         """One line: what was simulated."""
         return (
             f"Simulation(depth={self.depth}, width={self.width}, replicates={self.replicates}, "
-            f"dtype={self.provenance.get('dtype')!r}, seed={self.provenance.get('seed')})"
+            f"dtype={self.provenance.get('dtype')!r}, method={self.provenance.get('method')!r}, "
+            f"seed={self.provenance.get('seed')})"
         )
 
     @property
@@ -107,9 +110,14 @@ class Simulation:
         return int(self.provenance["width"])
 
     @property
+    def backward(self) -> bool:
+        """Whether gradients were propagated."""
+        return "log_gradient_ratio" in self.samples
+
+    @property
     def log_gradient_norm(self) -> Estimate:
         """E log(|g^l| / |g^L|): half the mean log ratio; heavy tails leave it a variance."""
-        return Estimate.of(0.5 * self.samples["log_gradient_ratio"])
+        return Estimate.of(0.5 * self._gradient("log_gradient_ratio"))
 
     @property
     def gradient_norm(self) -> Estimate:
@@ -117,7 +125,8 @@ class Simulation:
 
         Use ``log_gradient_norm`` where the squared gradient has no variance.
         """
-        ratio, last = self.samples["log_gradient_ratio"], self.samples["squared_gradient"][:, -1]
+        ratio = self._gradient("log_gradient_ratio")
+        last = self._gradient("squared_gradient")[:, -1]
         # A common factor for each layer keeps exp() in range at any depth; it cancels below.
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             top = ratio.max(axis=0)
@@ -131,13 +140,22 @@ class Simulation:
             spread = influence.std(axis=0, ddof=1) / math.sqrt(self.replicates)
             return Estimate(norm, 0.5 * norm * spread, self.replicates)
 
+    def _gradient(self, name: str) -> FloatArray:
+        if not self.backward:
+            raise AttributeError("no gradients were simulated; simulate with backward=True")
+        return self.samples[name]
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Every observable by name."""
+        derived = ("log_gradient_norm", "gradient_norm") if self.backward else ()
+        return {name: getattr(self, name) for name in (*self.samples, *derived)}
+
     def to_frame(self) -> pd.DataFrame:
         """Table with one row per layer; columns ``name`` and ``name_sem``."""
         import pandas as pd
 
         columns: dict[str, Any] = {"layer": np.arange(1, self.depth + 1)}
-        for name in (*self.samples, "log_gradient_norm", "gradient_norm"):
-            estimate = getattr(self, name)
+        for name, estimate in self.estimates().items():
             columns[name] = estimate.mean
             columns[f"{name}_sem"] = estimate.sem
         return pd.DataFrame(columns).set_index("layer")
@@ -181,7 +199,12 @@ def load(path: str | Path) -> Simulation:
             "or simulate again."
         ) from error
     shapes = {array.shape for array in samples.values()}
-    if not set(OBSERVABLES) <= set(samples) or len(shapes) != 1 or len(next(iter(shapes))) != 2:
+    forward = {name for name in OBSERVABLES if "gradient" not in name}
+    if (
+        set(samples) not in (forward, set(OBSERVABLES))
+        or len(shapes) != 1
+        or len(next(iter(shapes))) != 2
+    ):
         raise StoreError(f"{source.name} lacks observables; simulate again.")
     return Simulation(samples, provenance)
 

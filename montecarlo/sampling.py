@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from theory.errors import out_of_domain
 from theory.specs.inputs import CovarianceInputs, DataInputs, ExchangeableInputs, Inputs
 
-__all__ = ["generator", "realize_inputs", "seed_sequence"]
+__all__ = ["generator", "realize_inputs", "require_finite_batch", "seed_sequence"]
 
 FloatArray = NDArray[np.float64]
 
@@ -28,6 +28,14 @@ def seed_sequence(seed: int, *key: int) -> np.random.SeedSequence:
 def generator(seed: int, *key: int) -> np.random.Generator:
     """Generator of the stream ``key``."""
     return np.random.Generator(np.random.SFC64(seed_sequence(seed, *key)))
+
+
+def require_finite_batch(inputs: Inputs) -> None:
+    """Raise SpecificationError for an infinite batch."""
+    if inputs.batch == math.inf:
+        raise out_of_domain(
+            "batch", inputs.batch, "finite in a simulation", "give the number of samples"
+        )
 
 
 def realize_inputs(inputs: Inputs, *, width: int, seed: int, dtype: str) -> NDArray[Any]:
@@ -46,10 +54,7 @@ def realize_inputs(inputs: Inputs, *, width: int, seed: int, dtype: str) -> NDAr
     if isinstance(inputs, DataInputs):
         x = np.ascontiguousarray(inputs.features.T)
     else:
-        if inputs.batch == math.inf:
-            raise out_of_domain(
-                "batch", inputs.batch, "finite in a simulation", "give the number of samples"
-            )
+        require_finite_batch(inputs)
         batch = int(inputs.batch)
         if width <= batch + 1:
             raise out_of_domain(

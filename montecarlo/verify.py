@@ -23,7 +23,8 @@ from montecarlo.claims import (
     cases,
     theory_of,
 )
-from montecarlo.ensemble import compile_kernels, simulate
+from montecarlo.ensemble import simulate
+from montecarlo.jobs import compile_kernels
 from montecarlo.margins import ALPHA
 from montecarlo.verdicts import DTYPE, ControlRow, Curve, Row, control_row, curves_of, judge
 from theory.errors import NormcompassError, RegimeWarning, out_of_domain

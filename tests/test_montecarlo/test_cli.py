@@ -5,17 +5,29 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
 import subprocess
 import sys
+import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import montecarlo as mc
 import theory as th
-from montecarlo import cli, digits, networks
+from montecarlo import cli, digits, networks, options
 from montecarlo import verify as verification
 from montecarlo.claims import Budget
+from montecarlo.options import NetworkOptions
+from montecarlo.store import Store
 from theory.errors import SpecificationError
+from theory.provenance import version_of
+from theory.specs.serialize import to_dict
+
+NETWORK = th.FeedForward(th.Layer(norm=th.batch_norm()), depth=2)
+INPUTS = th.exchangeable(batch=4, correlation=0.5)
 
 
 @pytest.fixture
@@ -42,6 +54,7 @@ class TestPredict:
         )
         assert document["values"]["similarity"] == list(expected.similarity)
         assert document["kind"] == "prediction"
+        assert document["provenance"]["network_key"] == expected.provenance["network_key"]
 
     def test_infinite_numbers_are_null(self, run):
         status, out, _ = run("predict", "--norm", "GN(3)", "--depth", "2", "--json")
@@ -103,6 +116,261 @@ class TestSimulate:
         assert "±" in out
         assert "<svg" in picture.read_text(encoding="utf-8")
 
+    def test_the_title_says_which_method_and_why(self, run):
+        _, out, _ = run("simulate", *self.ARGUMENTS, "--method", "collapsed")
+        assert "4 networks of width 24: mean ± s.e." in out
+        assert "collapsed: as asked" in out
+
+    def test_methods_give_other_numbers(self, run):
+        def values(method):
+            options = (*self.ARGUMENTS, "--batch", "4", "--method", method, "--json")
+            _, out, _ = run("simulate", *options)
+            document = json.loads(out)
+            assert document["provenance"]["method"] == method
+            return document["values"]
+
+        assert values("direct") != values("collapsed")
+
+    def test_forward_only_leaves_gradients_out(self, run, tmp_path):
+        picture = tmp_path / "forward.png"
+        options = (*self.ARGUMENTS, "--forward-only")
+        status, table, _ = run("simulate", *options, "--plot", str(picture))
+        assert status == 0
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        texts = (
+            table,
+            run("simulate", *options, "--json")[1],
+            run("simulate", *options, "--csv")[1],
+        )
+        for text in texts:
+            assert "similarity" in text
+            assert "gradient" not in text.replace("gradients", "")
+
+    def test_target_sem(self, run):
+        options = (*self.ARGUMENTS, "--json", "--target-sem", "0.05", "--max-replicates", "1000")
+        status, out, err = run("simulate", *options)
+        document = json.loads(out)
+        assert (status, err) == (0, "")
+        assert 4 < document["replicates"] < 1000
+        assert max(document["values"]["similarity_sem"]) <= 0.05
+
+    @pytest.mark.filterwarnings("default::theory.errors.RegimeWarning")
+    def test_warnings_are_a_sentence_even_when_quiet(self, run):
+        options = (*self.ARGUMENTS, "--target-sem", "1e-9", "--max-replicates", "9", "--quiet")
+        status, out, err = run("simulate", *options)
+        assert status == 0
+        assert "9 networks" in out
+        assert err.startswith("Warning: 9 networks do not reach target_sem")
+        assert err.count("\n") == 1
+
+    def test_a_store_changes_no_number(self, run, tmp_path):
+        plain = run("simulate", *self.ARGUMENTS, "--csv")
+        options = (*self.ARGUMENTS, "--csv", "--store", str(tmp_path / "s.sqlite"))
+        assert run("simulate", *options, "--replicates", "2")[0] == 0
+        for stored in (2, 4):
+            status, out, err = run("simulate", *options)
+            assert (status, out) == plain[:2]
+            assert err == f"From the store: {stored} of 4 networks\n"
+        assert run("simulate", *options, "--quiet") == plain
+
+    def test_every_option_reaches_the_simulation(self, run, monkeypatch):
+        passed = {}
+
+        def record(*_, **arguments):
+            passed.update(arguments)
+            raise SpecificationError("recorded")
+
+        monkeypatch.setattr("montecarlo.ensemble.simulate", record)
+        words = "--width 7 --replicates 3 --seed 5 --dtype float32 --method direct --workers 2"
+        more = "--target-sem 0.5 --max-replicates 9 --memory-limit 2GiB --store s --forward-only"
+        run("simulate", *words.split(), *more.split(), "--scheduler", "tcp://127.0.0.1:1")
+        assert passed == {
+            "width": 7,
+            "replicates": 3,
+            "seed": 5,
+            "dtype": "float32",
+            "method": "direct",
+            "backward": False,
+            "workers": 2,
+            "client": "tcp://127.0.0.1:1",
+            "store": Path("s"),
+            "target_sem": 0.5,
+            "max_replicates": 9,
+            "memory_limit": 2 * 1024**3,
+            "progress": False,
+        }
+
+    @pytest.mark.parametrize("options", [("--quiet",), ()])
+    def test_quiet_is_about_standard_error(self, run, monkeypatch, tmp_path, options):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        plot = ("--plot", str(tmp_path / "q.png"))
+        status, out, err = run("simulate", *self.ARGUMENTS, *plot, *options)
+        assert status == 0
+        assert "±" in out
+        assert (err == "") == (options == ("--quiet",))
+
+    def test_ctrl_c_without_a_store(self, run, monkeypatch):
+        monkeypatch.setattr("montecarlo.ensemble.simulate", interrupted)
+        status, out, err = run("simulate", *self.ARGUMENTS)
+        assert (status, out) == (130, "")
+        assert err.startswith("Interrupted: nothing was written; with --store FILE")
+
+    @pytest.mark.parametrize("method", ["auto", "direct"])
+    def test_ctrl_c_with_a_store(self, run, monkeypatch, tmp_path, method):
+        store = str(tmp_path / "s.sqlite")
+        options = (*self.ARGUMENTS, "--store", store, "--method", method)
+        assert run("simulate", *options)[0] == 0
+        monkeypatch.setattr("montecarlo.ensemble.simulate", interrupted)
+        status, _, err = run("simulate", *options)
+        assert status == 130
+        assert err == (
+            f"Interrupted: 4 networks are kept in {store}; the same command goes on from there.\n"
+        )
+
+    def test_ctrl_c_before_the_store_is_made(self, run, monkeypatch, tmp_path):
+        store = tmp_path / "s.sqlite"
+        monkeypatch.setattr("montecarlo.ensemble.simulate", interrupted)
+        _, _, err = run("simulate", *self.ARGUMENTS, "--store", str(store))
+        assert "0 networks are kept" in err
+        assert not store.exists()
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store with two runs: BN with gradients, GN(8) without."""
+    path = tmp_path_factory.mktemp("runs") / "s.sqlite"
+    with Store(path) as opened:
+        simulate = partial(mc.simulate, inputs=INPUTS, width=16, store=opened)
+        simulate(NETWORK, replicates=3, method="direct", seed=2)
+        other = th.FeedForward(th.Layer(norm=th.group_norm(8)), depth=2)
+        simulate(other, replicates=2, method="collapsed", dtype="float32", backward=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def simulation():
+    """The first run, simulated anew."""
+    return mc.simulate(NETWORK, INPUTS, width=16, replicates=3, method="direct", seed=2)
+
+
+@pytest.fixture(scope="module")
+def keys(store):
+    with Store(store) as opened:
+        return [stored.key for stored in opened.runs()]
+
+
+class TestRuns:
+    def test_list(self, run, store, keys):
+        status, out, err = run("runs", "list", str(store))
+        assert (status, err) == (0, "")
+        for text in ("2 runs", keys[0][:12], keys[1][:12], "BN, relu", "batch 4", "direct"):
+            assert text in out
+        assert "forward" in out
+
+    def test_list_as_json(self, run, store, keys):
+        status, out, err = run("runs", "list", str(store), "--json")
+        assert (status, err) == (0, "")
+        found = json.loads(out, parse_constant=pytest.fail)["runs"]
+        assert [entry["key"] for entry in found] == keys
+        assert [entry["replicates"] for entry in found] == [3, 2]
+        assert [entry["backward"] for entry in found] == [True, False]
+
+    def test_show(self, run, store, keys, simulation):
+        status, out, err = run("runs", "show", str(store), keys[0][:8])
+        assert (status, err) == (0, "")
+        for text in (keys[0], repr(NETWORK)[:60], "seed 2", "computed with", np.__version__):
+            assert text in out
+        assert f"{simulation.similarity.mean[0]:.5g} ± " in out
+        assert "gradient norm" in out
+        assert "gradient norm" not in run("runs", "show", str(store), keys[1])[1]
+
+    def test_show_as_json(self, run, store, keys, simulation):
+        _, out, _ = run("runs", "show", str(store), keys[0], "--json")
+        document = json.loads(out, parse_constant=pytest.fail)
+        assert document["values"]["gradient_norm_sem"] == list(simulation.gradient_norm.sem)
+        assert document["experiment"]["network"] == to_dict(NETWORK)
+        assert document["environments"][0]["numpy"] == np.__version__
+
+    def test_export_estimates(self, run, store, keys, simulation):
+        status, out, err = run("runs", "export", str(store), keys[0])
+        assert (status, err) == (0, "")
+        rows = list(csv.DictReader(io.StringIO(out)))
+        assert list(rows[0]) == ["layer", "observable", "mean", "sem", "replicates"]
+        assert len(rows) == 2 * len({row["observable"] for row in rows})
+        found = {(row["observable"], int(row["layer"])): row for row in rows}
+        for name in (*simulation.samples, "gradient_norm", "log_gradient_norm"):
+            row, estimate = found[name, 2], getattr(simulation, name)
+            assert float(row["mean"]) == estimate.mean[1]
+            assert float(row["sem"]) == estimate.sem[1]
+            assert row["replicates"] == "3"
+
+    def test_export_networks(self, run, store, keys, simulation, tmp_path):
+        out = tmp_path / "run.csv"
+        out.write_text("what was there is replaced")
+        words = ("runs", "export", str(store), keys[0], "--per-network", "--out", str(out))
+        assert run(*words) == (0, "", "")
+        rows = list(csv.DictReader(io.StringIO(out.read_text())))
+        assert [(row["network"], row["layer"]) for row in rows] == [
+            (str(r), str(layer)) for r in range(3) for layer in (1, 2)
+        ]
+        for name, values in simulation.samples.items():
+            assert [float(row[name]) for row in rows] == list(values.ravel())
+
+    @pytest.mark.parametrize("words", [(), ("--per-network",)])
+    def test_export_without_gradients(self, run, store, keys, words):
+        status, out, _ = run("runs", "export", str(store), keys[1], *words)
+        assert status == 0
+        assert "similarity" in out
+        assert "gradient" not in out
+
+    def test_parquet(self, run, store, keys, tmp_path):
+        parquet = pytest.importorskip("pyarrow.parquet")
+        out = tmp_path / "run.parquet"
+        assert run("runs", "export", str(store), keys[0], "--out", str(out)) == (0, "", "")
+        text = run("runs", "export", str(store), keys[0])[1]
+        assert parquet.read_table(out).to_pandas().to_csv(index=False) == text
+
+    def test_parquet_without_pyarrow(self, run, store, keys, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        out = tmp_path / "run.parquet"
+        status, _, err = run("runs", "export", str(store), keys[0], "--out", str(out))
+        assert status == 2
+        assert "pip install pyarrow" in err
+        assert not out.exists()
+
+    def test_a_run_of_another_version_is_shown(self, run, store, keys, monkeypatch):
+        monkeypatch.setattr("montecarlo.store.ENGINE", 0)
+        status, out, _ = run("runs", "list", str(store))
+        assert status == 0
+        assert out.count("(unreadable)") == 4
+        _, out, _ = run("runs", "show", str(store), keys[0])
+        assert "was simulated by engine" in out
+        assert "mean ±" in out
+
+    def test_nothing_is_made_by_looking(self, run, tmp_path):
+        path = tmp_path / "missing.sqlite"
+        status, _, err = run("runs", "list", str(path))
+        assert status == 2
+        assert "an existing file" in err
+        assert not path.exists()
+
+    def test_mistakes(self, run, store, keys, tmp_path):
+        status, _, err = run("runs", "show", str(store), "zzz")
+        assert status == 3
+        assert "with 'zzz'; choose from" in err
+        assert run("runs", "export", str(store), keys[0], "--out", "run.txt")[0] == 2
+        nowhere = str(tmp_path / "no" / "run.csv")
+        status, _, err = run("runs", "export", str(store), keys[0], "--out", nowhere)
+        assert status == 3
+        assert "another place" in err
+        foreign = tmp_path / "foreign.sqlite"
+        foreign.write_text("not a store, but more than a header of 16 bytes")
+        assert run("runs", "list", str(foreign))[0] == 3
+
 
 class TestVerify:
     @pytest.fixture(autouse=True)
@@ -136,6 +404,15 @@ class TestVerify:
             assert text in out
         assert (tmp_path / "r" / "index.html").exists()
 
+    def test_quiet(self, run, monkeypatch, tmp_path):
+        monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes standard error for a terminal
+        words = ("verify", "--quick", "--inputs", "synthetic", "--only", "MC", "--workers", "1")
+        words = (*words, "--out", str(tmp_path))
+        _, out, err = run(*words, "--quiet")
+        assert "Report:" in out
+        assert err == ""
+        assert run(*words)[2] != ""
+
     @pytest.mark.parametrize("status", [0, 1, 3])
     def test_exit_status_is_the_run_s(self, run, monkeypatch, tmp_path, status):
         monkeypatch.setattr(verification.Run, "exit_status", status)
@@ -154,9 +431,6 @@ class TestVerify:
         assert found == status
 
     def test_ctrl_c(self, run, monkeypatch, tmp_path):
-        def interrupted(*_, **__):
-            raise KeyboardInterrupt
-
         monkeypatch.setattr(verification, "run", interrupted)
         status, _, err = run("verify", "--quick", "--out", str(tmp_path / "r"))
         assert status == 130
@@ -180,7 +454,12 @@ class TestVerify:
         (("predict", "--weights", "WN", "--weight-variance", "3"), ("weight_variance",)),
         (("predict", "--eps", "0.1"), ("eps", "normalizer")),
         (("predict", "--inputs", "mnist"), ("inputs = 'mnist'",)),
+        (
+            ("predict", "--inputs", "digits", "--correlation", "0.5"),
+            ("correlation = 0.5", "digits"),
+        ),
         (("predict", "--json", "--csv"), ("choose one",)),
+        (("simulate", "--memory-limit", "2 gallons"), ("memory_limit = '2 gallons'", "2GiB")),
         (("predict", "--plot", "x.nothing"), ("plot =", ".png")),
         (("simulate", "--norm", "GN(8)", "--width", "20"), ("width = 20", "multiple")),
         (("simulate", "--replicates", "0"), ("replicates = 0",)),
@@ -201,12 +480,90 @@ def test_mistakes_get_a_sentence_and_status_2(run, arguments, words):
         assert word in err
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("4096", 4096),
+        ("2e9", 2_000_000_000),
+        ("2GiB", 2 * 1024**3),
+        ("1.5 kb", 1500),
+        ("500MB", 500_000_000),
+        ("3TiB", 3 * 1024**4),
+        ("7B", 7),
+    ],
+)
+def test_bytes(text, expected):
+    assert options.byte_count("memory_limit", text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1", "2G", "nan", "1e999", "0", "1 2", "2GiBs"])
+def test_no_bytes(text):
+    with pytest.raises(SpecificationError, match=r"memory_limit = .*2GiB"):
+        options.byte_count("memory_limit", text)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+def test_an_interrupted_run_goes_on(run, tmp_path):
+    """SIGINT once something is stored; the same command then goes on from there."""
+    store = tmp_path / "s.sqlite"
+    words = ["simulate", "--norm", "BN", "--width", "512", "--depth", "4", "--method", "direct"]
+    words += ["--workers", "1", "--store", str(store), "--replicates"]
+    code = f"from montecarlo.cli import main; main({[*words, '2000']!r})"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not stored_networks(store):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    kept = stored_networks(store)
+    assert 0 < kept < 2000
+    assert err.startswith(f"Interrupted: {kept} networks are kept in {store}; the same command")
+    status, _, err = run(*words, str(kept + 2))
+    assert (status, err) == (0, f"From the store: {kept} of {kept + 2} networks\n")
+
+
+def stored_networks(path):
+    """Networks of the one run in a store that another process may be about to make."""
+    if not path.exists():
+        return 0
+    with Store(path) as store:
+        return sum(stored.replicates for stored in store.runs())
+
+
+def test_version(run):
+    assert run("--version") == (0, f"normcompass {version_of('normcompass')}\n", "")
+
+
+def test_python_m():
+    command = [sys.executable, "-m", "montecarlo", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("normcompass ")
+
+
+def test_help_is_light():
+    heavy = ("numba", "matplotlib", "pandas", "dask", "joblib", "sqlite3", "scipy.stats")
+    code = (
+        "import sys, montecarlo.cli as cli\n"
+        "try: cli.main(['--help'])\n"
+        f"except SystemExit: print([m for m in {heavy!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_help_names_every_option(run):
     status, out, _ = run("verify", "--help")
     assert status == 0
     for option in ("--quick", "--inputs", "--out", "--controls", "--seed", "--workers", "--only"):
         assert option in out
     assert "inconclusive" in out
+    status, out, _ = run("simulate", "--help")
+    assert status == 0
+    for name in ("--norm", "--inputs", "--method", "--store", "--scheduler", "--memory-limit"):
+        assert name in out
 
 
 @pytest.mark.parametrize(
@@ -224,27 +581,21 @@ def test_help_names_every_option(run):
     ],
 )
 def test_names_of_layers(name, expected):
-    network = networks.build_network(
-        norm=name,
-        group_size=None,
-        eps=0.0,
-        activation=None,
-        weights=None,
-        weight_variance=None,
-        depth=2,
-    )
+    network = networks.build_network(NetworkOptions(norm=name, depth=2))
     assert network == th.FeedForward(expected, depth=2)
 
 
 def test_options_replace_parts_of_a_layer():
     network = networks.build_network(
-        norm="group_norm",
-        group_size=8,
-        eps=1e-5,
-        activation="leaky_relu(0.1)",
-        weights="WC",
-        weight_variance=3.0,
-        depth=1,
+        NetworkOptions(
+            norm="group_norm",
+            group_size=8,
+            eps=1e-5,
+            activation="leaky_relu(0.1)",
+            weights="WC",
+            weight_variance=3.0,
+            depth=1,
+        )
     )
     layer = th.Layer(
         norm=th.group_norm(8, eps=1e-5),

@@ -1,0 +1,7 @@
+"""``python -m montecarlo``: the command line ``normcompass``."""
+
+from montecarlo.cli import main
+
+# Worker processes import this module again, under another name.
+if __name__ == "__main__":
+    main()

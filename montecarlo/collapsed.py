@@ -1,0 +1,271 @@
+"""Collapsed Gaussian layers: W x and W' delta with exactly their law, without W.
+
+Conditionally on x (n x B, rank r), x = Q R, the rows of a Gaussian W meet the batch only through
+W Q = sigma_w/sqrt(n) Z, Z (n' x r) standard normal:
+
+    h = W x = sigma_w/sqrt(n) Z R,
+    W' delta = sigma_w/sqrt(n) (Q Z' delta + (I - Q Q') N R_delta),   delta = Q_delta R_delta,
+
+with N (n x r_delta) standard normal and independent of everything before (theory notes, section 7).
+O(n B^2) operations and O(n B) numbers a layer instead of O(n^2 B) and O(n^2).
+
+Centered rows see C x, C = I - 11'/n; Q then lies in the range of C, and W' delta is centered too.
+Normalized rows g/|g|: |g|^2 = |g Q|^2 + chi^2 with n - r (centered: n - 1 - r) degrees of freedom.
+Their W' delta does not collapse, because the remainder's rows have prescribed norms.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from montecarlo.compiled import row_sums
+from montecarlo.jit import jit, jit_strict
+from montecarlo.linear import DirectSampler, LinearMap
+from montecarlo.normals import fill_standard_normal
+from montecarlo.sampling import generator, seed_sequence
+from theory.errors import HypothesisError
+from theory.specs.weights import Weights
+
+__all__ = [
+    "CollapsedMap",
+    "CollapsedSampler",
+    "Frame",
+    "collapses",
+    "collapses_backward",
+    "factorize",
+]
+
+Array = NDArray[Any]
+
+# Squared sine of a sample's angle with the span of the others, below which the Gram matrix has lost
+# too many digits for Cholesky (its entries are exact to some 1e-7 in float32, 1e-16 in float64).
+_DEPENDENT = {"float32": 1e-2, "float64": 1e-6}
+
+# Squares below have lost digits to underflow.
+_SMALLEST = {"float32": 1e-30, "float64": 1e-290}
+
+# Keys of a layer's streams.
+_ROWS, _REMAINDER, _NORMS = range(3)
+
+
+def collapses_backward(weights: Weights) -> bool:
+    """Whether W' delta collapses: Gaussian rows, centered or not, but not normalized ones."""
+    return not weights.normalized
+
+
+def collapses(fan_in: int, batch: int) -> bool:
+    """Whether the batch, and a mean, leave a direction of the inputs free."""
+    return fan_in > batch + 1
+
+
+class Frame(NamedTuple):
+    """x = Q R: Q = basis @ coefficients has orthonormal columns; R (r, B) in float64."""
+
+    basis: Array
+    coefficients: Array
+    triangle: Array
+
+    @property
+    def rank(self) -> int:
+        """Number of orthonormal directions."""
+        return len(self.triangle)
+
+
+@jit_strict
+def _contrast(value: Any, first: Any, share: Any) -> Any:
+    return (value - first) - share
+
+
+@jit
+def _rotate(x: Any, out: Any, factors: Any) -> None:
+    root, inverse, spread = factors[0], factors[1], factors[2]
+    for c in range(x.shape[0]):
+        row, new = x[c], out[c]
+        first = row[0]
+        total = first - first
+        for b in range(row.size):
+            total += row[b] - first
+        share = total * spread
+        for b in range(row.size):
+            new[b] = _contrast(row[b], first, share)
+        new[0] = root * first + total * inverse
+
+
+def _rotated(x: Array) -> Array:
+    """x H, H = H' = 1/H orthogonal with first column 1/sqrt(B): mean and contrasts of the samples.
+
+    Nearly equal samples become columns of very different sizes, but well-conditioned directions;
+    contrasts are formed from differences, so that they keep their relative precision.
+    """
+    out = np.empty_like(x)
+    root = math.sqrt(x.shape[1])
+    spread = 1.0 / (x.shape[1] - root) if root > 1.0 else 0.0
+    _rotate(x, out, np.array([root, 1.0 / root, spread], dtype=x.dtype))
+    return out
+
+
+def factorize(x: Array) -> Frame:
+    """x = Q R for rotated samples x (n x B), n >= B: Cholesky of the Gram matrix, or pivoted QR.
+
+    Columns are brought to unit length first, so only their directions decide: the fast way serves
+    unless a column is nearly a combination of the others.  Columns that vanish are left out.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        gram = (x.T @ x).astype(np.float64)
+    squares = np.diagonal(gram)
+    if not (squares > _SMALLEST[str(x.dtype)]).all() or not np.isfinite(squares).all():
+        return _rescaled(x)
+    size = np.sqrt(squares)
+    scaled = gram / np.outer(size, size)
+    try:
+        lower = np.linalg.cholesky(scaled)
+    except np.linalg.LinAlgError:
+        return _pivoted(x, size)
+    if float(np.diagonal(lower).min()) ** 2 < _DEPENDENT[str(x.dtype)]:
+        return _pivoted(x, size)
+    inverse, _ = linalg.lapack.dtrtri(lower, lower=1)
+    # x D^-1 = Q L', D = diag(size): R = L' D and Q = x D^-1 L'^-1.
+    coefficients = (inverse / size).T
+    return Frame(x, coefficients.astype(x.dtype), lower.T * size)
+
+
+def _rescaled(x: Array) -> Frame:
+    """Columns first brought near 1 by powers of two: their squares would leave the format."""
+    largest = np.abs(x).max(axis=0, initial=0.0)
+    exponents = np.frexp(largest)[1].astype(np.int32)
+    unit = np.ldexp(x, -exponents)
+    if not largest.all():
+        frame = _pivoted(unit, np.sqrt((unit**2).sum(axis=0, dtype=np.float64)))
+    else:
+        frame = factorize(unit)
+    return frame._replace(triangle=np.ldexp(frame.triangle, exponents))
+
+
+def _pivoted(x: Array, size: Array) -> Frame:
+    """Rank-revealing: Householder QR with column pivoting of the unit columns."""
+    batch = x.shape[1]
+    present = np.flatnonzero(size)
+    scaled = (x[:, present] / size[present]).astype(x.dtype)
+    basis, triangle, order = linalg.qr(
+        scaled, mode="economic", pivoting=True, overwrite_a=True, check_finite=False
+    )
+    pivots = np.abs(np.diagonal(triangle))
+    smallest = batch * np.finfo(x.dtype).eps
+    rank = int(np.count_nonzero(pivots > smallest))
+    unpivoted = np.zeros((rank, batch))
+    unpivoted[:, present[order]] = triangle[:rank] * size[present[order]]
+    return Frame(np.ascontiguousarray(basis[:, :rank]), np.eye(rank, dtype=x.dtype), unpivoted)
+
+
+@dataclass
+class CollapsedMap:
+    """One layer's W, known only through what it does to one batch and to its gradients.
+
+    Parameters
+    ----------
+    weights
+        Scheme of the rows.
+    fan_in, fan_out
+        Shape of W.
+    seed, key
+        Of the layer's streams.
+    keep
+        Whether Z stays in memory; otherwise it is drawn again, from the same stream, backwards.
+    """
+
+    weights: Weights
+    fan_in: int
+    fan_out: int
+    seed: int
+    key: tuple[int, ...]
+    keep: bool
+
+    def forward(self, x: Array) -> Array:
+        """h = sigma_w/sqrt(n) Z R; normalized rows: sigma_w Z R / |g|."""
+        samples = _rotated(x)
+        if self.weights.centered:
+            samples -= samples.mean(axis=0, dtype=np.float64).astype(x.dtype)
+        self._frame = frame = factorize(samples)
+        rows = self._normals(_ROWS, (self.fan_out, frame.rank), x.dtype)
+        self._rows = rows if self.keep else None
+        # Z (R H) and (Z R) H are equal, but R H would round the contrasts of nearly equal samples
+        # alike in every row.
+        h = rows @ (self._scale() * frame.triangle).astype(x.dtype)
+        if self.weights.normalized:
+            h /= self._row_norms(rows)
+        return _rotated(h)
+
+    def backward(self, delta: Array) -> Array:
+        """W' delta = sigma_w/sqrt(n) (Q (Z' delta - Q' y) + y), y = N R_delta (centered: C y)."""
+        if not collapses_backward(self.weights):
+            raise HypothesisError(
+                f"W' delta of {self.weights.name} does not collapse: given W x, the rest of each row "
+                'has a prescribed norm.  Use method="direct", or backward=False.'
+            )
+        frame = self._frame
+        delta = _rotated(delta)
+        rows = self._rows
+        if rows is None:
+            rows = self._normals(_ROWS, (self.fan_out, frame.rank), delta.dtype)
+        triangle = factorize(delta).triangle
+        remainder = self._normals(_REMAINDER, (self.fan_in, len(triangle)), delta.dtype)
+        y = remainder @ (self._scale() * triangle).astype(delta.dtype)
+        if self.weights.centered:
+            y -= y.mean(axis=0, dtype=np.float64).astype(y.dtype)
+        seen = delta.dtype.type(self._scale()) * (rows.T @ delta)
+        seen -= frame.coefficients.T @ (frame.basis.T @ y)
+        y += frame.basis @ (frame.coefficients @ seen)
+        return _rotated(y)
+
+    def _scale(self) -> float:
+        sigma = math.sqrt(self.weights.weight_variance)
+        return sigma if self.weights.normalized else sigma / math.sqrt(self.fan_in)
+
+    def _normals(self, stream: int, shape: tuple[int, int], dtype: Any) -> Array:
+        out = np.empty(shape, dtype=dtype)
+        fill_standard_normal(seed_sequence(self.seed, *self.key, stream), out)
+        return out
+
+    def _row_norms(self, rows: Array) -> Array:
+        """|g| = sqrt(|g Q|^2 + chi^2) of each row, shape (fan_out, 1)."""
+        sums, squares = np.empty((2, self.fan_out))
+        row_sums(rows, sums, squares)
+        unseen = self.fan_in - int(self.weights.centered) - rows.shape[1]
+        squares += generator(self.seed, *self.key, _NORMS).chisquare(unseen, size=self.fan_out)
+        return np.sqrt(squares)[:, None].astype(rows.dtype)
+
+
+@dataclass(frozen=True)
+class CollapsedSampler:
+    """Layers collapse where the batch does not span their inputs; else every entry of W is drawn.
+
+    Parameters
+    ----------
+    seed, key
+        Layer l draws from ``SeedSequence(seed, spawn_key=(*key, l, stream))``.
+    dtype
+        ``"float64"`` or ``"float32"``.
+    batch
+        Samples.
+    keep
+        Whether random factors stay in memory until the backward pass; the numbers do not depend on it.
+    """
+
+    seed: int
+    key: tuple[int, ...]
+    dtype: str
+    batch: int
+    keep: bool = True
+
+    def draw(self, weights: Weights, *, fan_in: int, fan_out: int, layer: int) -> LinearMap:
+        """The map of layer ``layer``; a collapsed one draws when it meets its batch."""
+        if not collapses(fan_in, self.batch):
+            direct = DirectSampler(self.seed, self.key, self.dtype)
+            return direct.draw(weights, fan_in=fan_in, fan_out=fan_out, layer=layer)
+        return CollapsedMap(weights, fan_in, fan_out, self.seed, (*self.key, layer), self.keep)

@@ -1,0 +1,1 @@
+"""The commands of ``normcompass``, one module each; ``montecarlo.cli`` joins them."""

@@ -1,0 +1,70 @@
+"""``normcompass predict``: one infinitely wide network."""
+
+from __future__ import annotations
+
+import sys
+
+from montecarlo.commands.output import (
+    SHOWN,
+    one_format,
+    print_layers,
+    save_figure,
+    screen,
+    write_json,
+)
+from montecarlo.networks import build
+from montecarlo.options import CSV, JSON, PLOT, NetworkOptions, takes_network
+from theory.specs.serialize import to_dict
+
+__all__ = ["predict"]
+
+
+@takes_network
+def predict(
+    options: NetworkOptions,
+    plot: PLOT = None,
+    as_json: JSON = False,
+    as_csv: CSV = False,
+) -> None:
+    """Predict one infinitely wide network, layer by layer.
+
+    Example: normcompass predict --norm "GN(8)" --depth 50 --plot gn.png
+    """
+    from theory.recursion import predict as compute
+    from theory.results import OBSERVABLES
+
+    one_format(as_json, as_csv)
+    network, inputs = build(options)
+    prediction = compute(network, inputs)
+    columns = {
+        name: getattr(prediction, name)
+        for name in OBSERVABLES
+        if getattr(prediction, name) is not None
+    }
+    logarithms = {
+        name: getattr(prediction, name) for name in ("log_second_moment", "log_gradient_norm")
+    }
+    if plot is not None:
+        from theory.plotting import plot_predictions
+
+        save_figure(plot, lambda: plot_predictions({prediction.label: prediction}))
+    if as_json:
+        write_json(
+            {
+                "schema": 1,
+                "kind": "prediction",
+                "network": to_dict(network),
+                "inputs": to_dict(inputs),
+                "regime": {"status": prediction.regime.status, "reason": prediction.regime.reason},
+                "values": {name: list(map(float, v)) for name, v in (columns | logarithms).items()},
+                "error": {name: list(map(float, prediction.error[name])) for name in columns},
+                "route": {name: list(prediction.route[name]) for name in columns},
+                "provenance": prediction.provenance,
+            }
+        )
+    elif as_csv:
+        sys.stdout.write(prediction.to_frame().to_csv(index=False))
+    else:
+        cells = {name: [f"{v:.6g}" for v in columns[name]] for name in SHOWN if name in columns}
+        print_layers(f"{prediction.label}, predicted", cells)
+        screen().print(prediction.regime.reason, style="dim", highlight=False, markup=False)

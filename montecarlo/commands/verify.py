@@ -1,0 +1,82 @@
+"""``normcompass verify``: theory against simulation."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from montecarlo.commands.output import progress_bar, screen
+from montecarlo.options import QUIET, SEED, WORKERS, InputChoice
+from theory.specs._check import integer
+
+__all__ = ["verify"]
+
+
+def verify(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Up to a minute on two cores instead of up to ten.")
+    ] = False,
+    inputs: Annotated[InputChoice, typer.Option("--inputs", help="Batches.")] = InputChoice.all,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the report.")] = Path(
+        "normcompass-report"
+    ),
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls", help="Also judge wrong theories, all of which must be rejected."
+        ),
+    ] = False,
+    seed: SEED = 0,
+    workers: WORKERS = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="NAME", help="Only this case; repeatable.")
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option("--skip", metavar="NAME", help="Not this case; repeatable.")
+    ] = None,
+    quiet: QUIET = False,
+) -> None:
+    """Check theory against simulation for every normalizer, with a known error rate.
+
+    Simulates random networks at several widths, extrapolates to infinite width, and compares with
+    the predictions. The report folder holds index.html, verify.json and verify.csv.
+
+    Exit status: 0 all agree (and, with --controls, all wrong theories are rejected); 1 something is
+    rejected; 2 bad usage; 3 nothing is rejected but something is inconclusive.
+    """
+    from montecarlo import console, report
+    from montecarlo import verify as verification
+    from montecarlo.claims import FULL, QUICK
+
+    started = time.perf_counter()
+    chosen = verification.select(inputs.value, only=only or (), skip=skip or ())
+    if workers is not None:
+        integer("workers", workers, low=1, remedy="leave it out to use all cores")
+    report.require_folder(out)
+    tables = screen()
+    console.print_margins(tables)
+    budget = QUICK if quick else FULL
+    total = verification.block_count(chosen, budget=budget, controls=controls)
+    with progress_bar(total, quiet=quiet) as advance:
+        run = verification.run(
+            chosen,
+            budget=budget,
+            inputs=inputs.value,
+            controls=controls,
+            seed=seed,
+            workers=workers,
+            advance=advance,
+        )
+    console.print_run(tables, run)
+    simulated = time.perf_counter()
+    timings = {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(simulated - started, 2),
+    }
+    path = report.write(run, out, timings=timings)
+    console.print_summary(tables, run, path=path, seconds=time.perf_counter() - started)
+    raise typer.Exit(run.exit_status)
