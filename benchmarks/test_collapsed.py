@@ -56,8 +56,8 @@ def test_target_pytorch(width, at_least):
         experiment(width=width, batch=16, method=method) for method in ("collapsed", "direct")
     )
     torchs = Torchs(batch_norm(), width=width, batch=16, depth=DEPTH, redraw=True)
-    # Four networks a call, as in an ensemble; the inputs are realized once.
-    few = tuple(range(4))
+    # Several networks a call, as in an ensemble; the inputs are realized once.
+    few = tuple(range(16 if width == 1024 else 4))
     sides = (lambda: run_job(Job(ours, few)), torchs, lambda: run_job(Job(direct, (0,))))
     alternate(*sides, rounds=1)
     collapsed, pytorch, explicit = alternate(*sides, rounds=12 if width == 1024 else 4)

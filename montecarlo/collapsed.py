@@ -29,7 +29,7 @@ from montecarlo.jit import jit, jit_strict
 from montecarlo.linear import DirectSampler, LinearMap
 from montecarlo.normals import fill_standard_normal
 from montecarlo.sampling import generator, seed_sequence
-from theory.errors import HypothesisError
+from theory.errors import HypothesisError, NumericalError
 from theory.specs.weights import Weights
 
 __all__ = [
@@ -49,6 +49,8 @@ _DEPENDENT = {"float32": 1e-2, "float64": 1e-6}
 
 # Squares below have lost digits to underflow.
 _SMALLEST = {"float32": 1e-30, "float64": 1e-290}
+
+_DONE, _OUT_OF_RANGE, _DEPENDENT_COLUMNS = range(3)
 
 # Keys of a layer's streams.
 _ROWS, _REMAINDER, _NORMS = range(3)
@@ -82,6 +84,11 @@ def _contrast(value: Any, first: Any, share: Any) -> Any:
     return (value - first) - share
 
 
+@jit_strict
+def _from_contrast(value: Any, base: Any, share: Any) -> Any:
+    return base + (value - share)
+
+
 @jit
 def _rotate(x: Any, out: Any, factors: Any) -> None:
     root, inverse, spread = factors[0], factors[1], factors[2]
@@ -97,6 +104,21 @@ def _rotate(x: Any, out: Any, factors: Any) -> None:
         new[0] = root * first + total * inverse
 
 
+@jit
+def _rotate_back(x: Any, out: Any, factors: Any) -> None:
+    inverse, spread = factors[1], factors[2]
+    for c in range(x.shape[0]):
+        row, new = x[c], out[c]
+        base = row[0] * inverse
+        total = row[0] - row[0]
+        for b in range(1, row.size):
+            total += row[b]
+        share = total * spread
+        for b in range(row.size):
+            new[b] = _from_contrast(row[b], base, share)
+        new[0] = base + total * inverse
+
+
 def _rotated(x: Array) -> Array:
     """x H, H = H' = 1/H orthogonal with first column 1/sqrt(B): mean and contrasts of the samples.
 
@@ -104,10 +126,60 @@ def _rotated(x: Array) -> Array:
     contrasts are formed from differences, so that they keep their relative precision.
     """
     out = np.empty_like(x)
+    _rotate(x, out, _factors(x))
+    return out
+
+
+def _restored(x: Array) -> Array:
+    """x H for mean and contrasts: the samples again; equal ones come out equal to the last bit."""
+    out = np.empty_like(x)
+    _rotate_back(x, out, _factors(x))
+    return out
+
+
+def _factors(x: Array) -> Array:
     root = math.sqrt(x.shape[1])
     spread = 1.0 / (x.shape[1] - root) if root > 1.0 else 0.0
-    _rotate(x, out, np.array([root, 1.0 / root, spread], dtype=x.dtype))
-    return out
+    return np.array([root, 1.0 / root, spread], dtype=x.dtype)
+
+
+@jit
+def _triangulate(gram: Any, smallest: float, dependent: float, triangle: Any, inverse: Any) -> int:
+    """Gram matrix -> R and R^-1, R'R = gram, by Cholesky of the unit columns' Gram matrix L L'.
+
+    Compiled, because library calls on matrices this small are mostly overhead.
+    """
+    batch = len(gram)
+    size = np.empty(batch)
+    for i in range(batch):
+        square = np.float64(gram[i, i])
+        if not (square > smallest and square < math.inf):
+            return _OUT_OF_RANGE
+        size[i] = math.sqrt(square)
+    lower = np.zeros((batch, batch))
+    for i in range(batch):
+        for j in range(i + 1):
+            total = gram[i, j] / (size[i] * size[j])
+            for k in range(j):
+                total -= lower[i, k] * lower[j, k]
+            if j < i:
+                lower[i, j] = total / lower[j, j]
+            elif total < dependent:
+                return _DEPENDENT_COLUMNS
+            else:
+                lower[i, i] = math.sqrt(total)
+    # x D^-1 = Q L' with D = diag(size): R = L' D, R^-1 = D^-1 L'^-1.
+    for i in range(batch):
+        for j in range(i + 1):
+            triangle[j, i] = lower[i, j] * size[i]
+            total = 1.0 if i == j else 0.0
+            for k in range(j, i):
+                total -= lower[i, k] * inverse[j, k]
+            inverse[j, i] = total / lower[i, i]
+    for i in range(batch):
+        for j in range(i, batch):
+            inverse[i, j] /= size[i]
+    return _DONE
 
 
 def factorize(x: Array) -> Frame:
@@ -117,27 +189,25 @@ def factorize(x: Array) -> Frame:
     unless a column is nearly a combination of the others.  Columns that vanish are left out.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        gram = (x.T @ x).astype(np.float64)
-    squares = np.diagonal(gram)
-    if not (squares > _SMALLEST[str(x.dtype)]).all() or not np.isfinite(squares).all():
+        gram = x.T @ x
+    triangle, inverse = np.zeros((2, *gram.shape))
+    kind = str(x.dtype)
+    outcome = _triangulate(gram, _SMALLEST[kind], _DEPENDENT[kind], triangle, inverse)
+    if outcome == _OUT_OF_RANGE:
         return _rescaled(x)
-    size = np.sqrt(squares)
-    scaled = gram / np.outer(size, size)
-    try:
-        lower = np.linalg.cholesky(scaled)
-    except np.linalg.LinAlgError:
-        return _pivoted(x, size)
-    if float(np.diagonal(lower).min()) ** 2 < _DEPENDENT[str(x.dtype)]:
-        return _pivoted(x, size)
-    inverse, _ = linalg.lapack.dtrtri(lower, lower=1)
-    # x D^-1 = Q L', D = diag(size): R = L' D and Q = x D^-1 L'^-1.
-    coefficients = (inverse / size).T
-    return Frame(x, coefficients.astype(x.dtype), lower.T * size)
+    if outcome == _DEPENDENT_COLUMNS:
+        return _pivoted(x, np.sqrt(np.diagonal(gram).astype(np.float64)))
+    return Frame(x, inverse.astype(x.dtype), triangle)
 
 
 def _rescaled(x: Array) -> Frame:
     """Columns first brought near 1 by powers of two: their squares would leave the format."""
     largest = np.abs(x).max(axis=0, initial=0.0)
+    if not np.isfinite(largest).all():
+        raise NumericalError(
+            f"The samples of a layer overflow {x.dtype}: the network grows too fast for this "
+            'format.  Use dtype="float64", fewer layers, or a smaller weight_variance.'
+        )
     exponents = np.frexp(largest)[1].astype(np.int32)
     unit = np.ldexp(x, -exponents)
     if not largest.all():
@@ -199,7 +269,7 @@ class CollapsedMap:
         h = rows @ (self._scale() * frame.triangle).astype(x.dtype)
         if self.weights.normalized:
             h /= self._row_norms(rows)
-        return _rotated(h)
+        return _restored(h)
 
     def backward(self, delta: Array) -> Array:
         """W' delta = sigma_w/sqrt(n) (Q (Z' delta - Q' y) + y), y = N R_delta (centered: C y)."""
@@ -221,7 +291,7 @@ class CollapsedMap:
         seen = delta.dtype.type(self._scale()) * (rows.T @ delta)
         seen -= frame.coefficients.T @ (frame.basis.T @ y)
         y += frame.basis @ (frame.coefficients @ seen)
-        return _rotated(y)
+        return _restored(y)
 
     def _scale(self) -> float:
         sigma = math.sqrt(self.weights.weight_variance)

@@ -136,10 +136,9 @@ def normact_backward(
 def sum_of_squares(values: Any) -> float:
     """Sum of squares of a two-dimensional array, accumulated in float64."""
     total = 0.0
-    for c in range(values.shape[0]):
-        row = values[c]
-        for b in range(row.size):
-            total += np.float64(row[b]) * np.float64(row[b])
+    flat = values.reshape(-1)
+    for i in range(flat.size):
+        total += np.float64(flat[i]) * np.float64(flat[i])
     return total
 
 

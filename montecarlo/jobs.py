@@ -37,12 +37,16 @@ __all__ = [
 FloatArray = NDArray[np.float64]
 
 
+# An interpreter with its libraries.
+_PROCESS = 200 * 2**20
+
+
 @dataclass(frozen=True)
 class Job:
     """Networks ``indices`` of an experiment.
 
-    ``keep`` holds the random factors of collapsed layers in memory; without it they are drawn a
-    second time.  The numbers do not depend on it.
+    ``keep`` holds random weights and factors in memory from the forward to the backward pass;
+    without it they are drawn a second time.  The numbers do not depend on it.
     """
 
     experiment: Experiment
@@ -107,14 +111,15 @@ def network_seconds(experiment: Experiment) -> float:
 
 def network_bytes(experiment: Experiment, *, keep: bool) -> int:
     """Memory of one network at its peak: what the backward pass needs of every layer, and scratch."""
-    n, depth = experiment.width, experiment.network.depth
+    n = experiment.width
     columns = n * int(experiment.inputs.batch)
     item = np.dtype(experiment.dtype).itemsize
-    layers = depth if experiment.backward else 1
-    # Per layer h, x and: W, or the rotated x and Z.  Scratch: half a dozen arrays and one float64.
-    if experiment.method == "direct":
-        return item * (layers * (n * n + 2 * columns) + 6 * columns) + 8 * columns
-    return item * columns * (layers * (4 if keep else 3) + 8) + 8 * columns
+    layers = experiment.network.depth if experiment.backward else 1
+    # Every layer has h and x (rotated, where it collapses), and W or Z.
+    drawn = n * n if experiment.method == "direct" else columns
+    numbers = layers * 2 * columns + (layers if keep else 1) * drawn
+    # Scratch: a dozen arrays like h; inputs and observables in float64.
+    return _PROCESS + item * (numbers + 12 * columns) + 8 * 7 * columns
 
 
 def physical_memory() -> float:
@@ -140,7 +145,7 @@ def run_job(job: Job) -> FloatArray:
         for table, r in zip(tables, job.indices, strict=True):
             sampler: Sampler
             if experiment.method == "direct":
-                sampler = DirectSampler(seed, (width, r), dtype, buffers)
+                sampler = DirectSampler(seed, (width, r), dtype, buffers, job.keep)
             else:
                 sampler = CollapsedSampler(seed, (width, r), dtype, x.shape[1], job.keep)
             cotangent = None

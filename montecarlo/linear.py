@@ -7,7 +7,9 @@ forward and its transposed action.  ``DirectSampler`` draws every entry of W.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -103,10 +105,23 @@ def direct_map(weights: Weights, normal: Array) -> DirectMap:
 
 
 @dataclass(frozen=True)
+class RedrawnMap:
+    """A map that is drawn again, from the same stream, whenever it acts."""
+
+    draw: Callable[[], DirectMap]
+
+    def forward(self, x: Array) -> Array:
+        """Return W x."""
+        return self.draw().forward(x)
+
+    def backward(self, delta: Array) -> Array:
+        """Return W' delta."""
+        return self.draw().backward(delta)
+
+
+@dataclass(frozen=True)
 class DirectSampler:
     """Every entry of W is drawn: the reference method, O(n^2 B) operations and n^2 numbers a layer.
-
-    The weights of all layers stay in memory until the backward pass has used them.
 
     Parameters
     ----------
@@ -117,17 +132,26 @@ class DirectSampler:
     buffers
         Memory by layer.  Networks that run one after the other may share it: touching fresh memory
         costs as much as filling it.  A map is valid until its buffer is drawn into again.
+    keep
+        Whether all layers stay in memory until the backward pass has used them; otherwise one
+        buffer serves all, and they are drawn twice.  The numbers do not depend on it.
     """
 
     seed: int
     key: tuple[int, ...]
     dtype: str
     buffers: dict[int, Array] = field(default_factory=dict)
+    keep: bool = True
 
-    def draw(self, weights: Weights, *, fan_in: int, fan_out: int, layer: int) -> DirectMap:
+    def draw(self, weights: Weights, *, fan_in: int, fan_out: int, layer: int) -> LinearMap:
         """Draw layer ``layer`` from its own stream."""
-        normal = self.buffers.get(layer)
-        if normal is None or normal.shape != (fan_out, fan_in):
-            normal = self.buffers[layer] = np.empty((fan_out, fan_in), dtype=self.dtype)
+        drawn = partial(self._drawn, weights, (fan_out, fan_in), layer)
+        return drawn() if self.keep else RedrawnMap(drawn)
+
+    def _drawn(self, weights: Weights, shape: tuple[int, int], layer: int) -> DirectMap:
+        place = layer if self.keep else 0
+        normal = self.buffers.get(place)
+        if normal is None or normal.shape != shape:
+            normal = self.buffers[place] = np.empty(shape, dtype=self.dtype)
         fill_standard_normal(seed_sequence(self.seed, *self.key, layer), normal)
         return direct_map(weights, normal)
