@@ -283,3 +283,23 @@ def test_thirty_two_samples_and_ten_layers_take_less_than_a_second():
         q, gap, _, error = forward(2.0 * q, gap, norm=batch_norm(), slopes=(1.0, 0.0))
         assert error < 1e-10
     assert time.perf_counter() - start < 5.0  # 0.1 s on a quiet machine
+
+
+@pytest.mark.parametrize("tiny", [1e-6, 1e-10, 1e-14])
+def test_pairs_of_nearly_equal_samples(tiny):
+    """Five pairs, each ``tiny`` apart: the rule must reach beyond the inverse of their small mode.
+
+    The oracle is the exchangeable route over 5 samples x 2 positions, whose nodes are laid out per mode.
+    """
+    from theory.routes import positions_batch
+
+    gap = np.full((10, 10), 0.5)
+    for first in range(0, 10, 2):
+        gap[first : first + 2, first : first + 2] = tiny
+    np.fill_diagonal(gap, 0.0)
+    norm, slopes = batch_norm(), (1.0, 0.0)
+    _, found, _, error = forward(np.ones(10), gap, norm=norm, slopes=slopes)
+    _, expected, *_, other = positions_batch.forward(
+        1.0, tiny, 0.5, 0.5, batch=5, positions=2, norm=norm, slopes=slopes
+    )
+    assert abs(found[0, 1] / expected - 1.0) <= error + other

@@ -89,7 +89,10 @@ def _integrals(
     pool: Modes, *, slopes: Slopes
 ) -> tuple[tuple[FloatArray, FloatArray, FloatArray], float]:
     """((K_aa, gap, mean), relative error of the quadrature)."""
-    nodes = _nodes(pool, power=0.0 if pool.residual > 0.0 else -1.0)
+    # The kernel of two nearly equal samples falls off only beyond 1/lambda of their small mode, so that
+    # s^-1 would cut it short; where that is too slow to converge (rank 2), s^-1 it is.
+    slow = pool.residual > 0.0 or len(pool.variance) > 2
+    nodes = _nodes(pool, power=0.0 if slow else -1.0)
     deviation = tilted_deviation(pool, nodes)
     variance = deviation**2
     square = variance @ nodes.weight
