@@ -20,8 +20,9 @@ from threadpoolctl import threadpool_limits
 
 import montecarlo as mc
 from benchmarks.rivals import Torchs, alternate
+from montecarlo.costs import network_bytes
 from montecarlo.experiment import Experiment
-from montecarlo.jobs import Job, network_bytes, run_job
+from montecarlo.jobs import Job, run_job
 from montecarlo.normals import fill_standard_normal
 from theory.specs.inputs import exchangeable
 from theory.specs.networks import FeedForward, Layer

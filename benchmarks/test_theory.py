@@ -47,6 +47,23 @@ def test_group_norm_50_layers(benchmark: Any) -> None:
     assert fastest(benchmark, lambda: th.predict(net, INPUTS), rounds=50) <= 5000 * MICROSECOND
 
 
+@pytest.mark.parametrize(
+    ("norm", "bound"),
+    [
+        (th.group_norm(8), 1.0),
+        (th.instance_norm(), 0.3),
+        (th.batch_norm(), 0.3),
+        (th.filter_response_norm(), 0.3),
+        (th.layer_norm(), 0.3),
+    ],
+    ids=["GN(8)", "IN", "BN", "FRN", "LN"],
+)
+def test_16_positions_50_layers(benchmark: Any, norm: th.Normalizer, bound: float) -> None:
+    inputs = th.exchangeable(batch=16, correlation=0.5, positions=16, position_correlation=0.5)
+    net = network(norm=norm, kernel=3)
+    assert fastest(benchmark, lambda: th.predict(net, inputs), rounds=5) <= bound
+
+
 def test_layer_norm_covariance_16_forward(benchmark: Any) -> None:
     features = np.random.default_rng(0).normal(size=(16, 64))
     inputs, net = th.from_data(features), network(norm=th.layer_norm())

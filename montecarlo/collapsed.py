@@ -67,11 +67,15 @@ def collapses(fan_in: int, batch: int) -> bool:
 
 
 class Frame(NamedTuple):
-    """x = Q R: Q = basis @ coefficients has orthonormal columns; R (r, B) in float64."""
+    """x = Q R: Q = basis @ coefficients has orthonormal columns; R (r, B) in float64.
+
+    ``dependent``: some columns vanish beside the others, or are nearly combinations of them.
+    """
 
     basis: Array
     coefficients: Array
     triangle: Array
+    dependent: bool = False
 
     @property
     def rank(self) -> int:
@@ -197,7 +201,10 @@ def factorize(x: Array) -> Frame:
         return _rescaled(x)
     if outcome == _DEPENDENT_COLUMNS:
         return _pivoted(x, np.sqrt(np.diagonal(gram).astype(np.float64)))
-    return Frame(x, inverse.astype(x.dtype), triangle)
+    # What is left of equal or opposite samples may be rounding errors.
+    squares = np.diagonal(gram)
+    dependent = float(squares.min()) < float(np.finfo(x.dtype).eps) * float(squares.max())
+    return Frame(x, inverse.astype(x.dtype), triangle, dependent)
 
 
 def _rescaled(x: Array) -> Frame:
@@ -230,7 +237,26 @@ def _pivoted(x: Array, size: Array) -> Frame:
     rank = int(np.count_nonzero(pivots > smallest))
     unpivoted = np.zeros((rank, batch))
     unpivoted[:, present[order]] = triangle[:rank] * size[present[order]]
-    return Frame(np.ascontiguousarray(basis[:, :rank]), np.eye(rank, dtype=x.dtype), unpivoted)
+    identity = np.eye(rank, dtype=x.dtype)
+    return Frame(np.ascontiguousarray(basis[:, :rank]), identity, unpivoted, dependent=True)
+
+
+def _distinct(x: Array) -> tuple[list[int], list[int], Array]:
+    """(first, copies, signs): column b of x is signs[b] times column first[copies[b]], bit by bit."""
+    places: dict[bytes, int] = {}
+    first: list[int] = []
+    copies: list[int] = []
+    signs = np.ones(x.shape[1], dtype=x.dtype)
+    for b, column in enumerate(np.ascontiguousarray(x.T) + 0.0):  # -0.0 + 0.0 is 0.0
+        place = places.get(column.tobytes())
+        opposite = None if place is not None else places.get((0.0 - column).tobytes())
+        if opposite is not None:
+            place, signs[b] = opposite, -1
+        if place is None:
+            place = places[column.tobytes()] = len(first)
+            first.append(b)
+        copies.append(place)
+    return first, copies, signs
 
 
 @dataclass
@@ -258,15 +284,28 @@ class CollapsedMap:
 
     def forward(self, x: Array) -> Array:
         """h = sigma_w/sqrt(n) Z R; normalized rows: sigma_w Z R / |g|."""
+        self._frame = frame = self._factorized(x)
+        if frame.dependent:
+            # Equal samples must stay equal: a network that expands would pull rounding errors apart.
+            first, copies, signs = _distinct(x)
+            if len(first) < len(copies):
+                self._frame = frame = self._factorized(np.ascontiguousarray(x[:, first]))
+                return np.ascontiguousarray(self._acted(frame, x.dtype)[:, copies] * signs)
+        return self._acted(frame, x.dtype)
+
+    def _factorized(self, x: Array) -> Frame:
         samples = _rotated(x)
         if self.weights.centered:
             samples -= samples.mean(axis=0, dtype=np.float64).astype(x.dtype)
-        self._frame = frame = factorize(samples)
-        rows = self._normals(_ROWS, (self.fan_out, frame.rank), x.dtype)
+        return factorize(samples)
+
+    def _acted(self, frame: Frame, dtype: Any) -> Array:
+        """W on the samples of ``frame``."""
+        rows = self._normals(_ROWS, (self.fan_out, frame.rank), dtype)
         self._rows = rows if self.keep else None
         # Z (R H) and (Z R) H are equal, but R H would round the contrasts of nearly equal samples
         # alike in every row.
-        h = rows @ (self._scale() * frame.triangle).astype(x.dtype)
+        h = rows @ (self._scale() * frame.triangle).astype(dtype)
         if self.weights.normalized:
             h /= self._row_norms(rows)
         return _restored(h)

@@ -16,16 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from montecarlo.costs import network_bytes, network_seconds, physical_memory
 from montecarlo.execution import execute, worker_count
 from montecarlo.experiment import Experiment
-from montecarlo.jobs import (
-    Job,
-    compile_kernels,
-    network_bytes,
-    network_seconds,
-    physical_memory,
-    run_job,
-)
+from montecarlo.jobs import Job, compile_kernels, run_job
 from montecarlo.observables import OBSERVABLES
 from montecarlo.progress import progress_bar
 from montecarlo.records import environment
@@ -35,7 +29,7 @@ from theory.specs._check import flag, integer
 if TYPE_CHECKING:
     from montecarlo.store import Store
 
-__all__ = ["Resources", "collect"]
+__all__ = ["Resources", "collect", "opened"]
 
 FloatArray = NDArray[np.float64]
 
@@ -98,7 +92,7 @@ def collect(
         np.empty((count, len(OBSERVABLES), experiment.network.depth))
         for experiment, count in wanted
     ]
-    with _opened(resources.store) as store:
+    with opened(resources.store) as store:
         missing = []
         for index, (experiment, count) in enumerate(wanted):
             known = begun[index] if begun else tables[index][:0]
@@ -123,8 +117,10 @@ def _compute(
     work = [(experiment, left) for (experiment, _), left in zip(wanted, missing, strict=True)]
     seconds = sum(network_seconds(experiment) * len(left) for experiment, left in work)
     workers = resources.workers
+    networks = sum(map(len, missing))
     if workers is None:
         workers = worker_count(None) if seconds > _WORTH_PROCESSES else 1
+    workers = max(1, min(workers, networks))
     jobs: list[Job] = []
     owner: list[int] = []
     for index, (experiment, left) in enumerate(work):
@@ -137,7 +133,6 @@ def _compute(
         # Compiled here, once, so that workers find the machine code on disk.
         for dtype in sorted({job.experiment.dtype for job in jobs}):
             compile_kernels(dtype)
-    networks = sum(map(len, missing))
     results = execute(_signed, jobs, workers=workers, client=resources.client)
     with (
         contextlib.closing(results),
@@ -193,8 +188,8 @@ def _keeps_factors(experiment: Experiment, workers: int, resources: Resources) -
 
 
 @contextlib.contextmanager
-def _opened(store: str | Path | Store | None) -> Iterator[Store | None]:
-    """The store itself; a path is opened and closed again."""
+def opened(store: str | Path | Store | None) -> Iterator[Store | None]:
+    """The store itself; a path is opened, checked from end to end, and closed again."""
     if store is None:
         yield None
         return

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_info
 
-from montecarlo.collect import Resources, collect
+from montecarlo.collect import Resources, collect, opened
+from montecarlo.costs import choose_method
 from montecarlo.experiment import Experiment
-from montecarlo.jobs import choose_method
 from montecarlo.observables import OBSERVABLES
-from montecarlo.precision import Target, networks_needed
+from montecarlo.precision import PILOT, Target, networks_needed
+from montecarlo.records import environment
 from montecarlo.results import Simulation
 from montecarlo.sampling import require_finite_batch
 from theory.errors import RegimeWarning, out_of_domain
 from theory.specs import serialize
 from theory.specs._check import flag, integer
 from theory.specs.compatibility import check
-from theory.specs.inputs import DataInputs, ExchangeableInputs, Inputs
+from theory.specs.inputs import (
+    DataInputs,
+    ExchangeableInputs,
+    Inputs,
+    SpatialInputs,
+    position_shape_of,
+)
 from theory.specs.networks import FeedForward
 
 if TYPE_CHECKING:
     from montecarlo.store import Store
 
-__all__ = ["plan", "simulate", "summarize"]
+__all__ = ["places_of", "plan", "simulate", "summarize"]
 
 FloatArray = NDArray[np.float64]
 
@@ -44,7 +48,7 @@ def simulate(
     inputs: Inputs,
     *,
     width: int,
-    replicates: int,
+    replicates: int | None = None,
     seed: int = 0,
     dtype: str = "float64",
     method: str = "auto",
@@ -67,7 +71,7 @@ def simulate(
     width
         Channels of every layer.
     replicates
-        Number of independent networks.
+        Number of independent networks; with ``target_sem`` the least, 32 if not given.
     seed
         Network r uses ``SeedSequence(seed, spawn_key=(width, r, layer, ...))``: its numbers depend
         neither on ``workers`` nor on ``replicates``.
@@ -80,7 +84,7 @@ def simulate(
     backward
         Whether gradients are propagated; False leaves their observables out.
     target_sem, max_replicates
-        Add networks, beyond ``replicates`` and up to ``max_replicates``, until the standard error
+        Add networks, beyond ``replicates`` and up to ``max_replicates`` (10,000), until the standard error
         is at most ``target_sem`` at every layer: of log second moment, similarity and log gradient
         norm, or of the observables of a mapping.  The stopping rule is Chow and Robbins': it looks
         at variances alone, so that the mean stays unbiased (``montecarlo.precision``).
@@ -92,8 +96,9 @@ def simulate(
         SQLite file (or open ``Store``) that keeps every network: the same call goes on where an
         interrupted one stopped, and adds to it when it asks for more.
     memory_limit
-        Bytes for each process; by default its share of the machine's memory.  Where it binds, random
-        factors are drawn a second time instead of being kept; the numbers do not change.
+        Bytes for each process; by default its share of this machine's memory (no limit on a
+        cluster).  Where it binds, random factors are drawn a second time instead of being kept; the
+        numbers do not change.
     progress
         Show a progress bar on standard error.
 
@@ -116,21 +121,33 @@ def simulate(
     experiment, reason = plan(
         network, inputs, width=width, seed=seed, dtype=dtype, method=method, backward=backward
     )
+    if replicates is None and target_sem is not None:
+        replicates = PILOT
     replicates = integer("replicates", replicates, low=1, remedy="count the networks, 64 say")
-    resources = Resources(
-        workers=workers, client=client, store=store, memory_limit=memory_limit, progress=progress
-    )
     target = Target.of(
         target_sem, replicates=replicates, max_replicates=max_replicates, backward=backward
     )
-    (table,), (computed,) = collect([(experiment, replicates)], resources)
-    while target is not None:
-        more = networks_needed(_named(table, experiment), target)
-        if more <= len(table):
-            break
-        (table,), (added,) = collect([(experiment, more)], resources, begun=[table])
-        computed += added
-    return summarize(experiment, table, reason=reason, computed=computed)
+    resources = Resources(
+        workers=workers, client=client, store=store, memory_limit=memory_limit, progress=progress
+    )
+    with opened(resources.store) as networks:
+        resources = replace(resources, store=networks)
+        (table,), (computed,) = collect([(experiment, replicates)], resources)
+        while target is not None:
+            more = networks_needed(_named(table, experiment), target)
+            if more <= len(table):
+                break
+            (table,), (added,) = collect([(experiment, more)], resources, begun=[table])
+            computed += added
+        origins = places_of(experiment, networks if computed < len(table) else None)
+    return summarize(experiment, table, reason=reason, computed=computed, origins=origins)
+
+
+def places_of(experiment: Experiment, store: Store | None) -> list[dict[str, str]]:
+    """Environments (versions, BLAS, processor) that computed the networks: here, or as stored."""
+    if store is None:
+        return [dict(environment())]
+    return [dict(place) for place in store.find(experiment.key).environments]
 
 
 def plan(
@@ -152,9 +169,7 @@ def plan(
     _require_member("method", method, METHODS)
     require_finite_batch(inputs)
     _check_width(network, inputs, width)
-    chosen, reason = choose_method(
-        network, method=method, width=width, batch=int(inputs.batch), backward=backward
-    )
+    chosen, reason = choose_method(network, inputs, method=method, width=width, backward=backward)
     experiment = Experiment(
         network=network,
         inputs=inputs,
@@ -168,7 +183,12 @@ def plan(
 
 
 def summarize(
-    experiment: Experiment, table: FloatArray, *, reason: str, computed: int
+    experiment: Experiment,
+    table: FloatArray,
+    *,
+    reason: str,
+    computed: int,
+    origins: list[dict[str, str]],
 ) -> Simulation:
     """Per-network observables with their provenance, and warnings where a regime deserves one."""
     samples = _named(table, experiment)
@@ -184,8 +204,9 @@ def summarize(
         "method_reason": reason,
         "from_store": len(table) - computed,
         "experiment_key": experiment.key,
+        "environments": origins,
     }
-    return Simulation(samples, arguments | _provenance(experiment.network, experiment.inputs))
+    return Simulation(samples, arguments | _specifications(experiment.network, experiment.inputs))
 
 
 def _named(table: FloatArray, experiment: Experiment) -> dict[str, FloatArray]:
@@ -214,11 +235,13 @@ def _check_width(network: FeedForward, inputs: Inputs, width: int) -> None:
                 f"take {group * max(1, round(width / group))}, say",
             )
     if layer.norm is not None and layer.norm.denominator == "std":
-        per_sample = min(layer.norm.pool.channels, width)
-        if per_sample * (inputs.batch if layer.norm.pool.samples else 1) < 2:
+        pool = layer.norm.pool
+        per_sample = min(pool.channels, width) * (inputs.positions if pool.positions else 1)
+        if per_sample * (inputs.batch if pool.samples else 1) < 2:
             raise out_of_domain("width", width, "at least 2 for this pool", "widen the network")
     fan_in = inputs.features.shape[1] if isinstance(inputs, DataInputs) else width
-    if layer.weights.centered and min(fan_in, width) < 2:
+    offsets = layer.kernel ** len(position_shape_of(inputs))
+    if layer.weights.centered and min(fan_in, width) * offsets < 2:
         raise out_of_domain(
             "width",
             min(fan_in, width),
@@ -248,32 +271,20 @@ def _warn_if_degenerate(squared_gradient: FloatArray, second_moment: FloatArray)
         )
 
 
-def _provenance(network: FeedForward, inputs: Inputs) -> dict[str, Any]:
-    """What is needed to run it again, as JSON-compatible values."""
-    blas = [
-        f"{pool['internal_api']} {pool['version']} ({pool.get('architecture', 'unknown')})"
-        for pool in threadpool_info()
-        if pool["user_api"] == "blas"
-    ]
+def _specifications(network: FeedForward, inputs: Inputs) -> dict[str, Any]:
+    """What was simulated, as JSON-compatible values."""
     return {
         "network": repr(network),
         "network_spec": serialize.to_dict(network),
         "network_key": serialize.key(network),
         "inputs": _describe(inputs),
         "inputs_key": serialize.key(inputs),
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "numba": numba.__version__,
-        },
-        "blas": sorted(set(blas)),
-        "processor": f"{platform.machine()}, {os.cpu_count()} cores",
     }
 
 
 def _describe(inputs: Inputs) -> str:
     """Repr of the inputs; of arrays only the shape, their key says the rest."""
-    if isinstance(inputs, ExchangeableInputs):
+    if isinstance(inputs, ExchangeableInputs | SpatialInputs):
         return repr(inputs)
     array = inputs.features if isinstance(inputs, DataInputs) else inputs.covariance
     return f"{type(inputs).__name__}(shape={array.shape})"

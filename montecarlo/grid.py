@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 
-from montecarlo.collect import Resources, collect
-from montecarlo.ensemble import plan, summarize
+from montecarlo.collect import Resources, collect, opened
+from montecarlo.ensemble import places_of, plan, summarize
 from montecarlo.results import Simulation
 from theory.errors import NormcompassError, out_of_domain
 from theory.specs._check import integer
-from theory.specs.inputs import CovarianceInputs, DataInputs, ExchangeableInputs, Inputs
+from theory.specs.inputs import Inputs
 from theory.specs.networks import FeedForward
 
 if TYPE_CHECKING:
@@ -35,12 +35,17 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Grid(Mapping[Cell, Simulation]):
-    """Simulations by (network, inputs, width): ``grid["BN", "digits", 1024].similarity``."""
+    """Simulations by (network, inputs, width): ``grid["BN", "digits", 1024].similarity``.
+
+    Cells of one width and seed share their random numbers (network r draws the same Gaussians in
+    each), so that differences between cells have smaller errors than their own would suggest: compare
+    them network by network, ``a.samples[name] - b.samples[name]``.
+    """
 
     simulations: Mapping[Cell, Simulation]
 
     def __getitem__(self, cell: tuple[str, str, int]) -> Simulation:
-        return self.simulations[Cell(*cell)]
+        return self.simulations[cell]  # type: ignore[index]  # a Cell equals its tuple
 
     def __iter__(self) -> Iterator[Cell]:
         return iter(self.simulations)
@@ -77,7 +82,7 @@ def simulate_many(
     networks: Mapping[str, FeedForward],
     inputs: Inputs | Mapping[str, Inputs],
     *,
-    widths: Sequence[int],
+    widths: int | Sequence[int],
     replicates: int,
     seed: int = 0,
     dtype: str = "float64",
@@ -121,7 +126,7 @@ def simulate_many(
             "networks", networks, "a mapping from names to networks", 'pass {"BN": network}'
         )
     replicates = integer("replicates", replicates, low=1, remedy="count the networks, 64 say")
-    sizes = list(dict.fromkeys(np.atleast_1d(np.asarray(widths)).tolist()))
+    sizes = list(dict.fromkeys([widths] if isinstance(widths, int) else widths))
     if not sizes:
         raise out_of_domain("widths", widths, "at least one width", "pass [256, 1024], say")
     resources = Resources(
@@ -145,21 +150,32 @@ def simulate_many(
                 except NormcompassError as error:
                     error.add_note(f"in the cell {tuple(cell)}")
                     raise
-    tables, computed = collect(
-        [(experiment, replicates) for experiment, _ in plans.values()], resources
-    )
-    return Grid(
-        {
-            cell: summarize(experiment, table, reason=reason, computed=new)
-            for (cell, (experiment, reason)), table, new in zip(
-                plans.items(), tables, computed, strict=True
+    # Cells may describe the same network under two names: it is simulated once.
+    distinct = {experiment.key: experiment for experiment, _ in plans.values()}
+    with opened(store) as kept:
+        tables, computed = collect(
+            [(experiment, replicates) for experiment in distinct.values()],
+            replace(resources, store=kept),
+        )
+        found = {
+            key: (
+                table,
+                new,
+                places_of(distinct[key], kept if new < replicates else None),
             )
+            for key, table, new in zip(distinct, tables, computed, strict=True)
         }
-    )
+    simulations = {}
+    for cell, (experiment, reason) in plans.items():
+        table, new, origins = found[experiment.key]
+        simulations[cell] = summarize(
+            experiment, table, reason=reason, computed=new, origins=origins
+        )
+    return Grid(simulations)
 
 
 def _named_inputs(inputs: Any) -> Mapping[str, Inputs]:
-    if isinstance(inputs, ExchangeableInputs | DataInputs | CovarianceInputs):
+    if isinstance(inputs, get_args(Inputs)):
         return {"inputs": inputs}
     if not isinstance(inputs, Mapping) or not inputs:
         raise out_of_domain(

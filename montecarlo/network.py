@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from montecarlo import compiled
 from montecarlo.activations import ActivationCode, encode_activation
 from montecarlo.compiled import NormCode
+from montecarlo.convolution import ConvMap, Geometry
 from montecarlo.linear import LinearMap, Sampler
 from montecarlo.observables import Recorder
 from theory.errors import HypothesisError, NumericalError
-from theory.program import Linear, NormAct, Observe, Operation
+from theory.program import Conv, Linear, NormAct, Observe, Operation
 from theory.specs.activations import Activation
 from theory.specs.normalizers import Normalizer
 
@@ -61,20 +62,22 @@ class NormActStep:
         return gradient
 
 
-def normact(norm: Normalizer | None, activation: Activation, h: Array) -> tuple[Array, NormActStep]:
-    """x = phi(N(h)) for h of shape (channels, batch), and the step that pulls gradients back.
+def normact(
+    norm: Normalizer | None, activation: Activation, h: Array, *, positions: int = 1
+) -> tuple[Array, NormActStep]:
+    """x = phi(N(h)) for h of shape (channels, batch * positions), and the step backwards.
 
     Raises
     ------
     HypothesisError
         A pool has zero variance while eps = 0: N(h) = 0/0.
     """
-    channels, batch = h.shape
-    code = compiled.encode_norm(norm, channels=channels)
+    channels, batch = len(h), h.shape[1] // positions
+    code = compiled.encode_norm(norm, channels=channels, positions=positions)
     phi = encode_activation(activation)
     blocks = channels // code.group
     x = np.empty_like(h)
-    mean, root = np.empty((2, blocks, 1 if code.samples else batch))
+    mean, root = np.empty((2, *compiled.statistics_shape(code, channels=channels, batch=batch)))
     failed = compiled.normact_forward(h, x, mean, root, code, phi)
     if failed >= 0:
         assert norm is not None
@@ -84,7 +87,7 @@ def normact(norm: Normalizer | None, activation: Activation, h: Array) -> tuple[
             "or equal numbers met by rounding.  Use eps > 0 (theory.torch_defaults(network)), "
             'dtype="float64", a smaller depth, or inputs that differ more.'
         )
-    return x, NormActStep(h, mean, root, code, phi, _constant(norm, channels, batch))
+    return x, NormActStep(h, mean, root, code, phi, _constant(norm, channels, batch, positions))
 
 
 def run(
@@ -94,6 +97,7 @@ def run(
     width: int,
     sampler: Sampler,
     cotangent: Array | None,
+    shape: tuple[int, ...] = (1,),
 ) -> Array:
     """Observables of one network, shape (len(OBSERVABLES), depth).
 
@@ -102,13 +106,15 @@ def run(
     program
         From ``theory.program.lower``.
     inputs
-        x^0, shape (n_0, batch).
+        x^0, shape (n_0, batch * positions).
     width
         Channels of every layer.
     sampler
         Draws the linear maps.
     cotangent
-        dloss/dx^L, shape (width, batch); None leaves the backward pass out and its observables NaN.
+        dloss/dx^L, shape (width, batch * positions); without it, None, gradients are NaN.
+    shape
+        Positions of a sample: (S,) on a ring, (H, W) on a torus.
 
     Raises
     ------
@@ -117,11 +123,14 @@ def run(
     NumericalError
         The stream left the range of the floating-point format.
     """
-    depth = sum(isinstance(operation, Linear) for operation in program)
-    recorder = Recorder(depth=depth, batch=inputs.shape[1])
+    depth = sum(isinstance(operation, Linear | Conv) for operation in program)
+    positions = math.prod(shape)
+    recorder = Recorder(depth=depth, batch=inputs.shape[1] // positions, positions=positions)
     # Overflow is looked for at every layer, so NumPy need not warn about it as well.
     with np.errstate(over="ignore", invalid="ignore"):
-        tape = _forward(program, inputs, width=width, sampler=sampler, recorder=recorder)
+        tape = _forward(
+            program, inputs, width=width, sampler=sampler, recorder=recorder, shape=shape
+        )
         if cotangent is not None:
             _backward(list(tape), cotangent, depth=depth, recorder=recorder)
         else:
@@ -130,21 +139,33 @@ def run(
 
 
 def _forward(
-    program: tuple[Operation, ...], x: Array, *, width: int, sampler: Sampler, recorder: Recorder
+    program: tuple[Operation, ...],
+    x: Array,
+    *,
+    width: int,
+    sampler: Sampler,
+    recorder: Recorder,
+    shape: tuple[int, ...],
 ) -> Iterator[Step | None]:
     """Interpret the program; yields its steps in order and None where h^l is read."""
     layer = 0
     for operation in program:
         match operation:
             case Linear(weights):
-                linear: LinearMap = sampler.draw(
-                    weights, fan_in=x.shape[0], fan_out=width, layer=layer
-                )
+                linear: LinearMap = sampler.draw(weights, fan_in=len(x), fan_out=width, layer=layer)
                 x = linear.forward(x)
                 yield linear
                 layer += 1
+            case Conv(weights, kernel):
+                geometry = Geometry(shape, kernel)
+                fan_in = len(x) * geometry.offsets
+                drawn = sampler.draw(weights, fan_in=fan_in, fan_out=width, layer=layer)
+                conv = ConvMap(drawn, geometry)
+                x = conv.forward(x)
+                yield conv
+                layer += 1
             case NormAct(norm, activation):
-                x, step = normact(norm, activation, x)
+                x, step = normact(norm, activation, x, positions=math.prod(shape))
                 yield step
             case Observe("preactivation"):
                 _require_finite(recorder.preactivation(x), x, layer)
@@ -193,9 +214,10 @@ def _require_finite(second_moment: float, x: Array, layer: int) -> None:
         )
 
 
-def _constant(norm: Normalizer | None, channels: int, batch: int) -> bool:
+def _constant(norm: Normalizer | None, channels: int, batch: int, positions: int) -> bool:
     """Whether N(h) can only be +-1: a centered pool of two with its own std (rank 1), eps = 0."""
     if norm is None or norm.eps > 0.0 or not norm.centered or norm.denominator != "std":
         return False
     group = min(norm.pool.channels, channels)
-    return group * (batch if norm.pool.samples else 1) == 2
+    over_samples = batch if norm.pool.samples else 1
+    return group * over_samples * (positions if norm.pool.positions else 1) == 2

@@ -43,7 +43,8 @@ OBSERVABLES = (
 class Recorder:
     """Collects the observables of one network while it runs."""
 
-    def __init__(self, *, depth: int, batch: int) -> None:
+    def __init__(self, *, depth: int, batch: int, positions: int = 1) -> None:
+        self._positions = positions
         self._values: dict[str, list[float]] = {}
         self._gram: FloatArray = np.empty((depth, batch, batch))
         self._log_squared_gradient: FloatArray = np.full(depth, np.nan)
@@ -51,14 +52,14 @@ class Recorder:
         self._unit: FloatArray = np.empty((0, batch))
 
     def preactivation(self, h: Array) -> float:
-        """Record h^l, shape (channels, batch), layers in forward order; returns its second moment."""
+        """Record h^l, shape (channels, batch * positions), in forward order; returns its second moment."""
         second_moment, _, gap = self._moments(h)
         self._append("preactivation_second_moment", second_moment)
         self._append("preactivation_gap", gap)
         return second_moment
 
     def activation(self, x: Array) -> float:
-        """Record x^l, shape (channels, batch), layers in forward order; returns its second moment."""
+        """Record x^l, shape (channels, batch * positions), in forward order; returns its second moment."""
         layer = len(self._values.get("second_moment", ()))
         second_moment, variance, gap = self._moments(x)
         self._append("second_moment", second_moment)
@@ -90,10 +91,12 @@ class Recorder:
 
     def _moments(self, x: Array) -> tuple[float, float, float]:
         """(second moment, variance over samples, mean gap); normalized samples into ``_unit``."""
-        variance = sample_statistics(x, self._squares)
-        if self._unit.shape != x.shape:
-            self._unit = np.empty(x.shape)
-        gap = unit_samples(x, self._squares, self._unit)
+        variance = sample_statistics(x, self._squares, self._positions)
+        # Samples flattened over channels and positions, one to a column.
+        flattened = (len(x) * self._positions, len(self._squares))
+        if self._unit.shape != flattened:
+            self._unit = np.empty(flattened)
+        gap = unit_samples(x, self._squares, self._unit, self._positions)
         return float(self._squares.sum()) / x.size, variance, gap
 
 

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from theory.errors import RegimeWarning, out_of_domain
 from theory.specs._check import integer, real
 
-__all__ = ["Target", "networks_needed"]
+__all__ = ["PILOT", "Target", "networks_needed"]
 
 FloatArray = NDArray[np.float64]
 
 # Fewer networks say too little about a variance to stop on it.
-_PILOT = 32
+PILOT = 32
+_LARGEST = 10_000
 # Each look costs a little coverage.
 _GROWTH = 1.125
 # What a single number refers to: scales without units.
@@ -58,12 +59,11 @@ class Target:
                 )
             return None
         if max_replicates is None:
-            raise out_of_domain(
-                "max_replicates", None, "given with target_sem", "bound the work, 10_000 say"
+            largest = max(_LARGEST, replicates)
+        else:
+            largest = integer(
+                "max_replicates", max_replicates, low=replicates, remedy="raise it to replicates"
             )
-        largest = integer(
-            "max_replicates", max_replicates, low=replicates, remedy="raise it to replicates"
-        )
         if not isinstance(target_sem, Mapping):
             names = [name for name in _DEFAULT if backward or "gradient" not in name]
             target_sem = dict.fromkeys(names, target_sem)
@@ -81,7 +81,9 @@ class Target:
                 "target_sem",
                 dict(sems),
                 f"a mapping from observables: {', '.join(sorted(known))}",
-                "gradients have none with backward=False" if missing else "check the spelling",
+                "gradients have none with backward=False"
+                if missing
+                else "choose among these: other observables follow from them, or check the spelling",
             )
         return cls(sems, largest)
 
@@ -107,8 +109,8 @@ def networks_needed(samples: Mapping[str, FloatArray], target: Target) -> int:
         The target is out of reach: ``largest`` networks do not suffice, or a value is not finite.
     """
     present = len(samples["second_moment"])
-    if present < min(_PILOT, target.largest):
-        return min(_PILOT, target.largest)
+    if present < min(PILOT, target.largest):
+        return min(PILOT, target.largest)
     ratios = []
     for name, wanted in target.sems.items():
         stored, factor = _SCALED.get(name, (name, 1.0))

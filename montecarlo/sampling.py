@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
 from theory.specs.inputs import CovarianceInputs, DataInputs, ExchangeableInputs, Inputs
+from theory.specs.spatial import SpatialInputs
 
 __all__ = ["generator", "realize_inputs", "require_finite_batch", "seed_sequence"]
 
@@ -39,36 +40,31 @@ def require_finite_batch(inputs: Inputs) -> None:
 
 
 def realize_inputs(inputs: Inputs, *, width: int, seed: int, dtype: str) -> NDArray[Any]:
-    """x^0 = sqrt(n) F (K - m m')^(1/2) + 1 m', of shape (n_0, B).
+    """x^0 = sqrt(n_0) F (K - m m')^(1/2) + 1 m', of shape (n_0, B), or (n_0, B S) with positions.
 
     The columns of F are orthonormal and orthogonal to (1, ..., 1), so x^0' x^0 = n K and the
     feature means are m: neither has a sampling error.  Gaussian, centered and normalized rows are
     invariant under rotations that keep (1, ..., 1), so the choice of F does not change the law of
-    the network.  Data are taken as they are, transposed.
+    the network.  n_0 is the width, or as much more as the frame needs.  Data are taken as they are,
+    transposed.
 
     Raises
     ------
     SpecificationError
-        An infinite batch; a width that leaves no room for the frame; data beyond float32.
+        An infinite batch; data beyond float32.
     """
     if isinstance(inputs, DataInputs):
         x = np.ascontiguousarray(inputs.features.T)
     else:
         require_finite_batch(inputs)
-        batch = int(inputs.batch)
-        if width <= batch + 1:
-            raise out_of_domain(
-                "width",
-                width,
-                f"larger than batch + 1 = {batch + 1} for these inputs",
-                "widen the network or take fewer samples",
-            )
         root, mean = _root_and_mean(inputs)
-        directions = generator(seed, width).standard_normal((width, batch))
+        columns = len(root)
+        features = max(width, columns + 2)
+        directions = generator(seed, width).standard_normal((features, columns))
         directions -= directions.mean(axis=0)
         frame, _ = np.linalg.qr(directions)
         frame -= frame.mean(axis=0)
-        x = math.sqrt(width) * (frame @ root) + mean
+        x = math.sqrt(features) * (frame @ root) + mean
     with np.errstate(over="ignore"):
         cast = np.ascontiguousarray(x, dtype=dtype)
     if not np.isfinite(cast).all():
@@ -78,8 +74,14 @@ def realize_inputs(inputs: Inputs, *, width: int, seed: int, dtype: str) -> NDAr
     return cast
 
 
-def _root_and_mean(inputs: ExchangeableInputs | CovarianceInputs) -> tuple[FloatArray, FloatArray]:
+def _root_and_mean(
+    inputs: ExchangeableInputs | SpatialInputs | CovarianceInputs,
+) -> tuple[FloatArray, FloatArray]:
     """Symmetric root of K - m m', and m."""
+    if isinstance(inputs, SpatialInputs):
+        return _spatial_root(inputs), np.full(
+            int(inputs.batch) * inputs.positions, inputs.feature_mean
+        )
     if isinstance(inputs, CovarianceInputs):
         mean = inputs.feature_mean
         values, vectors = np.linalg.eigh(inputs.covariance - np.outer(mean, mean))
@@ -91,3 +93,23 @@ def _root_and_mean(inputs: ExchangeableInputs | CovarianceInputs) -> tuple[Float
     average = np.full((batch, batch), 1.0 / batch)
     root = contrast * (np.eye(batch) - average) + common * average
     return root, np.full(batch, m)
+
+
+def _spatial_root(inputs: SpatialInputs) -> FloatArray:
+    """Sum of sqrt(eigenvalue) x projection over contrasts and means of samples and of positions."""
+    batch, positions = int(inputs.batch), inputs.positions
+    q, m2 = inputs.second_moment, inputs.feature_mean**2 / inputs.second_moment
+    contrast, mean, far, mean_far = inputs.eigenvalues
+    samples, places = np.full((batch, batch), 1.0 / batch), np.full((positions,) * 2, 1 / positions)
+    apart, elsewhere = np.eye(batch) - samples, np.eye(positions) - places
+    # Across samples the eigenvalues fall short of lambda by the distance D: D, and B lambda - (B-1) D.
+    modes = (
+        (far, apart, elsewhere),
+        (mean_far, apart, places),
+        (batch * contrast - (batch - 1) * far, samples, elsewhere),
+        (batch * (mean - positions * m2) - (batch - 1) * mean_far, samples, places),
+    )
+    root = np.zeros((batch * positions,) * 2)
+    for value, over_samples, over_positions in modes:
+        root += math.sqrt(max(q * value, 0.0)) * np.kron(over_samples, over_positions)
+    return root

@@ -21,7 +21,8 @@ gradient_norm                  ||g^l||/||g^L||     sqrt(E||g^l||^2 / E||g^L||^2)
 gradient_growth                lambda              factor per layer on the squared gradient norm
 weight_variance                sigma_w^2           Var(W_ij) * fan_in
 gain                                               multiplies a standard deviation (SWS only)
-batch, group_size              B, G                samples per batch, channels per group
+batch, group_size, positions   B, G, S             samples per batch, channels per group, positions
+position_correlation           w/q                 of two positions of one sample
 eps, ddof                                          R^2 = h'M h/(N_pool - ddof) + eps
 =============================  ==================  =====================================================
 
@@ -64,6 +65,7 @@ from theory.specs.inputs import (
     CovarianceInputs,
     DataInputs,
     ExchangeableInputs,
+    SpatialInputs,
     exchangeable,
     from_covariance,
     from_data,
@@ -84,6 +86,7 @@ from theory.specs.normalizers import (
     variance_norm,
 )
 from theory.specs.serialize import from_json, key, to_json
+from theory.specs.spatial import exchangeable_from_data
 from theory.specs.weights import (
     Weights,
     centered_weights,
@@ -100,6 +103,7 @@ __all__ = [
     "CrossBatchSimilarity",
     "DataInputs",
     "ExchangeableInputs",
+    "SpatialInputs",
     "FeedForward",
     "FixedPoint",
     "HypothesisError",
@@ -124,6 +128,7 @@ __all__ = [
     "evonorm_b0",
     "evonorm_s0",
     "exchangeable",
+    "exchangeable_from_data",
     "filter_response_norm",
     "fixed_point",
     "fixed_points",

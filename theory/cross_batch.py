@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import HypothesisError, out_of_domain
+from theory.routes.positions_spectrum import PositionSpectrum
 from theory.specs.compatibility import check
 from theory.specs.inputs import ExchangeableInputs, Inputs
 from theory.specs.networks import FeedForward, Layer
+from theory.specs.spatial import SpatialInputs
 
 __all__ = ["CrossBatchSimilarity", "cross_batch_similarity"]
 
@@ -40,8 +42,9 @@ def cross_batch_similarity(
         A layer with ``batch_norm``; its weights are uncentered.
     inputs
         Exchangeable: one mini-batch, the other is like it and every pair across has the same
-        correlation, which centering removes, so the answer is E[x]^2/E[x^2].  Data or a
-        covariance: both mini-batches, one after the other.
+        correlation, which centering removes, so the answer is E[x]^2/E[x^2].  With positions the
+        contrasts of positions remain, as two samples share them.  Data or a covariance: both
+        mini-batches, one after the other.
     first
         Number of samples in the first mini-batch; for data and covariances only.
 
@@ -61,7 +64,7 @@ def cross_batch_similarity(
     -----
     Source: theory notes, section 3 (second Laplace integral with two centered blocks).
     """
-    from theory.routes import batchnorm, laplace_pools
+    from theory.routes import batchnorm, laplace_pools, positions_batch_pools
 
     check(FeedForward(layer, depth=1), inputs)
     norm = layer.norm
@@ -85,6 +88,25 @@ def cross_batch_similarity(
         )
         return _affine(layer, value, error, inputs.batch, norm.ddof)
     slopes = layer.activation.ray_slopes
+    if isinstance(inputs, SpatialInputs) and slopes is not None:
+        if layer.activation.shift != 0.0:
+            raise HypothesisError(
+                f"{layer.activation.name} has a shift; over positions use an activation without one"
+            )
+        q = inputs.second_moment
+        spectrum = PositionSpectrum(inputs.positions, *inputs.eigenvalues)
+        gap_w, gap_b, gap_x = spectrum.gaps()
+        same, _, error = positions_batch_pools.two_pool_similarity(
+            layer.weights.weight_variance * q,
+            gap_w,
+            gap_b,
+            gap_x,
+            batch=inputs.batch,
+            positions=inputs.positions,
+            norm=norm,
+            slopes=slopes,
+        )
+        return CrossBatchSimilarity(same, error, "quadrature")
     if slopes is None or layer.activation.shift != 0.0:
         raise HypothesisError(
             f"{layer.activation.name} with shift {layer.activation.shift:g} is not positively "

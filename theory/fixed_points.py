@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from theory.errors import out_of_domain
+from theory.evidence import MARGINAL, FixedPoint, stability
 from theory.operators import bind_pull, bind_push
 from theory.program import Linear, NormAct
 from theory.regimes import Regime, regime
-from theory.specs._check import integer
+from theory.spatial_fixed_points import fixed_point_over_positions
 from theory.specs.compatibility import check
 from theory.specs.inputs import ExchangeableInputs, Inputs, exchangeable
 from theory.specs.networks import FeedForward
+from theory.specs.spatial import SpatialInputs
 from theory.states.base import Gradient
 from theory.states.exchangeable import Exchangeable
 
@@ -29,51 +30,8 @@ _NEUTRAL = 1e-12
 # A route too costly to scan is iterated, until samples have collapsed this far.
 _COLLAPSED = 1e-4
 _MAX_STEPS = 200
-# Slopes this near 1 are 1: the maps are known to a few roundings.
-_MARGINAL = 1e-9
 # Factors of e that q may still move before it counts as running away.
 _FAR = 30
-
-
-@dataclass(frozen=True, kw_only=True)
-class FixedPoint:
-    """Where a deep network settles, with evidence.
-
-    correlation, gap
-        c* of pre-activations and 1 - c* in full relative precision.
-    similarity
-        s* of post-activations.
-    second_moment
-        q* of pre-activations; 0 or ``math.inf`` when it runs away (homogeneous networks only, whose
-        correlation map does not depend on q).
-    slope
-        dc'/dc at c*.
-    depth_scale
-        1/|log|slope||: layers per factor e, towards c* or away from it; ``math.inf`` at slope 1, 0 at
-        slope 0.
-    gradient_growth
-        lambda, factor per layer on the squared gradient norm, backwards.
-    bound
-        Bound on the numerical error of ``correlation``.
-    status
-        ``"attracting"`` (|slope| < 1), ``"marginal"`` (slope 1) or ``"repelling"``.
-    regime
-        Which moments of the squared gradient exist.
-    note
-        What the reader should know: the batch that was assumed, what runs away.
-    """
-
-    correlation: float
-    gap: float
-    similarity: float
-    second_moment: float
-    slope: float
-    depth_scale: float
-    gradient_growth: float
-    bound: float
-    status: str
-    regime: Regime
-    note: str
 
 
 def fixed_point(
@@ -95,7 +53,7 @@ def fixed_point(
         Batch size B; without it (and without inputs) normalizers that couple samples are taken at
         B = infinity, and ``note`` says so.
     positions
-        1: one position per sample.
+        Positions per sample, if inputs are not given; over them the network starts uncorrelated too.
 
     Raises
     ------
@@ -106,7 +64,9 @@ def fixed_point(
     NumericalError
         A layer's second moment overflows.
     """
-    layer_map, start = _prepare(network, inputs, batch, positions)
+    if positions != 1 or isinstance(inputs, SpatialInputs):
+        return fixed_point_over_positions(network, inputs, batch, positions)
+    layer_map, start = _prepare(network, inputs, batch)
     roots = layer_map.roots(start.gap)
     if layer_map.step(start.gap)[0] <= start.gap:
         reached = max((r for r in roots if r <= start.gap * (1.0 + 1e-12)), default=roots[0])
@@ -122,18 +82,19 @@ def fixed_points(
     batch: float | None = None,
     positions: int = 1,
 ) -> tuple[FixedPoint, ...]:
-    """All roots of C(c) = c, attracting or not, from c = 1 downwards; parameters as ``fixed_point``."""
-    layer_map, start = _prepare(network, inputs, batch, positions)
+    """All roots of C(c) = c, attracting or not, from c = 1 downwards; parameters as ``fixed_point``.
+
+    With positions: the one that iteration reaches.
+    """
+    if positions != 1 or isinstance(inputs, SpatialInputs):
+        return (fixed_point_over_positions(network, inputs, batch, positions),)
+    layer_map, start = _prepare(network, inputs, batch)
     return tuple(layer_map.describe(gap) for gap in layer_map.roots(start.gap))
 
 
 def _prepare(
-    network: FeedForward, inputs: Inputs | None, batch: float | None, positions: int
+    network: FeedForward, inputs: Inputs | None, batch: float | None
 ) -> tuple[_LayerMap, Exchangeable]:
-    if integer("positions", positions, low=1, remedy="positions per sample") != 1:
-        raise out_of_domain(
-            "positions", positions, "1", "this version knows one position per sample"
-        )
     note = ""
     if inputs is None:
         norm = getattr(getattr(network, "layer", None), "norm", None)
@@ -309,7 +270,7 @@ class _LayerMap:
         growth = self._growth(pre if self.coupled else Exchangeable(self.batch, self.q, at), at)
         error = pre.gap_error * at + 1e-16
         distance = abs(1.0 - slope)
-        bound = error / distance if distance > _MARGINAL else (error if at == 0.0 else math.inf)
+        bound = error / distance if distance > MARGINAL else (error if at == 0.0 else math.inf)
         q = pre.second_moment if self.runaway is None else self.runaway
         if at == 0.0 and evaluation > 0.0:
             q = math.inf
@@ -317,11 +278,7 @@ class _LayerMap:
         if not self.converged:
             bound = math.inf
         # Where q runs away the map approaches its limit only as q does.
-        if abs(slope - 1.0) <= (_MARGINAL if self.runaway is None else 1e-6):
-            slope, status, scale = 1.0, "marginal", math.inf
-        else:
-            status = "attracting" if abs(slope) < 1.0 else "repelling"
-            scale = 0.0 if slope == 0.0 else 1.0 / abs(math.log(abs(slope)))
+        slope, status, scale = stability(slope, MARGINAL if self.runaway is None else 1e-6)
         return FixedPoint(
             correlation=1.0 - at,
             gap=at,

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from theory.errors import NumericalError
-from theory.program import Linear, NormAct
+from theory.program import Conv, Linear, NormAct
 from theory.routes.base import is_scale_free
 from theory.routes.dispatch import select
+from theory.routes.spatial import SpatialRoute, select_spatial
 from theory.specs.activations import Activation
 from theory.states.base import Gradient, Moments, State
 from theory.states.full import squared_distances
+from theory.states.spatial import Spatial
 
 __all__ = ["LOST_GRADIENT", "Pull", "Push", "bind_pull", "bind_push"]
 
@@ -31,13 +34,22 @@ LOST_GRADIENT = (
     "normalizer; use fewer layers, or predict(..., backward=False)"
 )
 
+_LEFT_RANGE = (
+    "the covariance left the range of floating-point numbers: samples have collapsed "
+    "(1 - c below 1e-300) or the second moment ran away; use fewer layers"
+)
 
-def bind_push(op: Linear | NormAct, state: State) -> tuple[Push, str]:
+
+def bind_push(op: Linear | Conv | NormAct, state: State | Spatial) -> tuple[Push, str]:
     """The forward step of ``op`` on states like ``state``, and the name of its route."""
-    if isinstance(op, Linear):
+    if isinstance(op, Linear | Conv):
+        # Averaged over a kernel's offsets, covariances exchangeable over positions stay as they are.
         variance, centered = op.weights.weight_variance, op.weights.centered
         return (lambda s: s.linear(variance, centered=centered)), "closed form"
     block = state.block()
+    if block.spectrum is not None:
+        over_positions = select_spatial(op, block, "forward")
+        return partial(_spatial_push, op, over_positions), over_positions.name
     route = select(op, block, "forward")
     if op.activation.shift == 0.0 and op.activation.scale == 1.0:
         fast = route.fast_push(op, exchangeable=block.exchangeable)
@@ -70,13 +82,16 @@ def bind_push(op: Linear | NormAct, state: State) -> tuple[Push, str]:
     return push, route.name
 
 
-def bind_pull(op: Linear | NormAct, state: State) -> tuple[Pull, str]:
+def bind_pull(op: Linear | Conv | NormAct, state: State | Spatial) -> tuple[Pull, str]:
     """The backward step of ``op`` at states like ``state``, and the name of its route."""
-    if isinstance(op, Linear):
+    if isinstance(op, Linear | Conv):
         # Centering the rows removes one direction of n: nothing in the limit.
         variance = op.weights.weight_variance
         return (lambda s, g: _linear_pull(g, variance)), "closed form"
     block = state.block()
+    if block.spectrum is not None:
+        over_positions = select_spatial(op, block, "backward")
+        return partial(_spatial_pull, op, over_positions), over_positions.name
     route = select(op, block, "backward")
     if op.activation.scale == 1.0:
         fast = route.fast_pull(op, exchangeable=block.exchangeable)
@@ -97,6 +112,49 @@ def bind_pull(op: Linear | NormAct, state: State) -> tuple[Pull, str]:
         return Gradient(value, exponent, error)
 
     return pull, route.name
+
+
+def _spatial_push(op: NormAct, route: SpatialRoute, state: Spatial) -> Spatial:
+    """State of x = scale base(N(h)) + shift: the shift adds a constant to every covariance."""
+    usable = state if _scales_through(op) else state.unscaled()
+    exponent = 0 if is_scale_free(op) else usable.exponent
+    with np.errstate(over="ignore", invalid="ignore"):
+        pushed = route.push(op, usable.spectrum, usable.batch)
+    a, b = op.activation.scale, math.ldexp(op.activation.shift, -exponent)
+    spectrum = pushed.spectrum.scaled(a * a)
+    common = 2.0 * a * b * pushed.mean + b * b
+    spectrum = spectrum._replace(mean=spectrum.mean + spectrum.positions * common)
+    if not 0.0 < spectrum.second_moment < math.inf:
+        raise NumericalError(_LEFT_RANGE)
+    # As for exchangeable samples: what q inherits, and what the shift makes of relative errors.
+    inherited = 0.0 if is_scale_free(op) else usable.second_moment_error
+    if is_scale_free(op) and op.norm is not None and not op.norm.centered:
+        inherited = usable.gap_error if op.norm.couples_samples else 0.0
+    inflation = max(a * a * pushed.spectrum.second_moment / spectrum.second_moment, 1.0)
+    local = inflation * pushed.second_moment_error
+    gap_error = usable.gap_error + pushed.gap_error + (inherited + local if common else 0.0)
+    return Spatial(
+        usable.batch,
+        spectrum,
+        a * pushed.mean + b,
+        exponent,
+        inflation * inherited + local,
+        gap_error,
+        local,
+    )
+
+
+def _spatial_pull(op: NormAct, route: SpatialRoute, state: Spatial, gradient: Gradient) -> Gradient:
+    """Pi = (pi_q, pi_w, pi_b, pi_x) through x = scale base(N(h))."""
+    usable = state if _scales_through(op) else state.unscaled()
+    with np.errstate(over="ignore", invalid="ignore"):
+        value, error = route.pull(op, usable.spectrum, usable.batch, gradient.value)
+    slope = op.activation.scale**2
+    exponent = gradient.exponent - (usable.exponent if is_scale_free(op) else 0)
+    error += gradient.error + usable.second_moment_error + usable.gap_error
+    if any(math.isnan(entry) for entry in value) or value[0] < 0.0 < gradient.value[0]:
+        raise NumericalError(LOST_GRADIENT)
+    return Gradient(tuple(slope * entry for entry in value), exponent, error)
 
 
 def _scales_through(op: NormAct) -> bool:
@@ -139,25 +197,19 @@ def _affine(
 def _require_finite(moments: Moments) -> None:
     """Collapsing samples end where 1 - c underflows; say so instead of carrying NaN on."""
     if not (np.isfinite(moments.second_moment).all() and np.isfinite(moments.gap).all()):
-        raise NumericalError(
-            "the covariance left the range of floating-point numbers: samples have collapsed "
-            "(1 - c below 1e-300) or the second moment ran away; use fewer layers"
-        )
+        raise NumericalError(_LEFT_RANGE)
 
 
 def _linear_pull(gradient: Gradient, variance: float) -> Gradient:
     value, exponent, error = gradient
     if type(value) is tuple:
-        same, pair = value
-        same, pair = variance * same, variance * pair
+        entries = tuple(variance * entry for entry in value)
+        same = entries[0]
         if not 1.0 / _LARGE < same < _LARGE and 0.0 < same < math.inf:
             steps = math.frexp(same)[1] // 2
-            same, pair, exponent = (
-                math.ldexp(same, -2 * steps),
-                math.ldexp(pair, -2 * steps),
-                exponent + steps,
-            )
-        return Gradient((same, pair), exponent, error)
+            entries = tuple(math.ldexp(entry, -2 * steps) for entry in entries)
+            exponent += steps
+        return Gradient(entries, exponent, error)
     value = variance * value
     largest = float(np.abs(value).max())
     if not 1.0 / _LARGE < largest < _LARGE and 0.0 < largest < math.inf:

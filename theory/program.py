@@ -15,7 +15,7 @@ from theory.specs.networks import FeedForward
 from theory.specs.normalizers import Normalizer
 from theory.specs.weights import Weights
 
-__all__ = ["Linear", "NormAct", "Observe", "Operation", "lower", "plain_activation"]
+__all__ = ["Conv", "Linear", "NormAct", "Observe", "Operation", "lower", "plain_activation"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,14 @@ class Linear:
     """h = W x with fresh weights."""
 
     weights: Weights
+
+
+@dataclass(frozen=True)
+class Conv:
+    """h = W * x with fresh weights: every position sees k^d positions around it, circular padding."""
+
+    weights: Weights
+    kernel: int
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Observe:
     what: Literal["preactivation", "activation"]
 
 
-Operation = Linear | NormAct | Observe
+Operation = Linear | Conv | NormAct | Observe
 
 
 def plain_activation(activation: Activation) -> NormAct:
@@ -52,8 +60,9 @@ def plain_activation(activation: Activation) -> NormAct:
 def lower(network: FeedForward) -> tuple[Operation, ...]:
     """List the operations of ``network`` in forward order."""
     layer = network.layer
+    linear = Linear(layer.weights) if layer.kernel == 1 else Conv(layer.weights, layer.kernel)
     body = (
-        Linear(layer.weights),
+        linear,
         Observe("preactivation"),
         NormAct(layer.norm, layer.activation),
         Observe("activation"),

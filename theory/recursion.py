@@ -12,15 +12,18 @@ import numpy as np
 
 from theory.errors import NumericalError, out_of_domain
 from theory.operators import LOST_GRADIENT, Pull, bind_pull, bind_push
-from theory.program import Linear, NormAct, Observe, lower
+from theory.program import Conv, Linear, NormAct, Observe, lower
 from theory.regimes import Regime, regime
 from theory.results import Prediction, PredictionSet
+from theory.routes.positions_spectrum import PositionSpectrum
 from theory.specs.compatibility import check
 from theory.specs.inputs import ExchangeableInputs, Inputs
 from theory.specs.networks import FeedForward
+from theory.specs.spatial import SpatialInputs
 from theory.states.base import Gradient, Observables
 from theory.states.exchangeable import Exchangeable
 from theory.states.full import Full
+from theory.states.spatial import Spatial
 
 # A layer whose inputs span too few directions, although the pool would allow more.
 _INFINITE_LAYER = (
@@ -31,8 +34,12 @@ _INFINITE_LAYER = (
 __all__ = ["initial_state", "predict", "predict_many"]
 
 
-def initial_state(inputs: Inputs) -> Exchangeable | Full:
+def initial_state(inputs: Inputs) -> Exchangeable | Spatial | Full:
     """The state of x^0."""
+    if isinstance(inputs, SpatialInputs):
+        q = inputs.second_moment
+        spectrum = PositionSpectrum(inputs.positions, *(q * value for value in inputs.eigenvalues))
+        return Spatial(inputs.batch, spectrum.tidied(), inputs.feature_mean)
     if isinstance(inputs, ExchangeableInputs):
         return Exchangeable(inputs.batch, inputs.second_moment, inputs.gap, inputs.feature_mean)
     return Full(inputs.second_moment, inputs.gap, inputs.feature_mean)
@@ -117,9 +124,9 @@ def predict(network: FeedForward, inputs: Inputs, *, backward: bool = True) -> P
 @lru_cache(maxsize=256)
 def _schedule(
     network: FeedForward,
-) -> tuple[tuple[Linear | NormAct, ...], dict[str, tuple[int, ...]]]:
+) -> tuple[tuple[Linear | Conv | NormAct, ...], dict[str, tuple[int, ...]]]:
     """The operations that compute, and after how many of them h^l and x^l are read."""
-    ops: list[Linear | NormAct] = []
+    ops: list[Linear | Conv | NormAct] = []
     reads: dict[str, list[int]] = {"preactivation": [], "activation": []}
     for op in lower(network):
         if isinstance(op, Observe):
@@ -130,7 +137,10 @@ def _schedule(
 
 
 def _backward(
-    ops: tuple[Linear | NormAct, ...], states: list[Any], reads: tuple[int, ...], kind: Regime
+    ops: tuple[Linear | Conv | NormAct, ...],
+    states: list[Any],
+    reads: tuple[int, ...],
+    kind: Regime,
 ) -> tuple[Any, Any, str]:
     """log gradient norm at every h^l relative to h^L, its error, and the route."""
     depth = len(reads)
@@ -141,7 +151,7 @@ def _backward(
         log_ratio[-1] = 0.0
         return log_ratio, np.zeros(depth), "closed form"
     gradient: Gradient = states[-1].cotangent()
-    exchangeable = type(states[-1]) is Exchangeable
+    exchangeable = type(states[-1]) is not Full
     pulls: dict[int, Pull] = {}
     route = "closed form"
     gradients: list[Gradient] = [gradient]

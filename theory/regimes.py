@@ -16,6 +16,7 @@ import numpy as np
 from theory.errors import HypothesisError
 from theory.specs.inputs import ExchangeableInputs, Inputs
 from theory.specs.networks import FeedForward
+from theory.specs.spatial import SpatialInputs
 from theory.states.full import squared_distances
 
 __all__ = ["Regime", "pool_rank", "regime"]
@@ -56,6 +57,8 @@ def pool_rank(network: FeedForward, inputs: Inputs) -> float:
     if not norm.pool.samples or norm.pool.channels != 1:
         return nominal
     lost = 0 if norm.denominator == "rms" else 1
+    if isinstance(inputs, SpatialInputs):
+        return nominal if not _identical(inputs) else norm.rank(batch=1, positions=inputs.positions)
     if isinstance(inputs, ExchangeableInputs):
         return nominal if inputs.gap > 0.0 else 1 - lost
     equal = squared_distances(inputs.second_moment, inputs.gap) == 0.0
@@ -66,6 +69,9 @@ def pool_rank(network: FeedForward, inputs: Inputs) -> float:
 def _identical(inputs: Inputs) -> bool:
     if isinstance(inputs, ExchangeableInputs):
         return inputs.gap == 0.0
+    if isinstance(inputs, SpatialInputs):
+        *_, far, mean_far = inputs.eigenvalues
+        return far == 0.0 and mean_far == 0.0
     return not squared_distances(inputs.second_moment, inputs.gap).any()
 
 
@@ -79,7 +85,8 @@ def regime(network: FeedForward, inputs: Inputs) -> Regime:
     """
     norm = network.layer.norm
     rank = pool_rank(network, inputs)
-    if norm is not None and norm.pool.samples and norm.centered and _identical(inputs):
+    alone = inputs.positions == 1 or norm is None or not norm.pool.positions
+    if alone and norm is not None and norm.couples_samples and norm.centered and _identical(inputs):
         raise HypothesisError(
             f"{norm.name} over a batch of identical samples centers all of them to zero (and divides "
             "by a pool variance of zero at eps = 0); use distinct samples"

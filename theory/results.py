@@ -178,21 +178,29 @@ class Prediction:
 
     @cached_property
     def covariance(self) -> tuple[FloatArray, ...]:
-        """Covariance of x^l over samples, (B, B) per layer, in natural units."""
+        """Covariance of x^l, in natural units, per layer: over samples, (B, B), or (sample, position)."""
         matrices = []
         for state in self.states:
             q, gap = state.second_moment, state.gap
-            if np.ndim(q) == 0:
-                if state.batch > 4096:
-                    raise out_of_domain(
-                        "batch", state.batch, "at most 4096 for a matrix", "use similarity instead"
-                    )
+            size = state.batch * self.inputs.positions
+            if np.ndim(q) == 0 and size > 4096:
+                raise out_of_domain(
+                    "batch", size, "at most 4096 rows for a matrix", "use similarity instead"
+                )
+            if np.ndim(q) == 0 and self.inputs.positions == 1:
                 matrix = np.full((state.batch, state.batch), q * (1.0 - gap))
                 np.fill_diagonal(matrix, q)
             else:
                 matrix = state.covariance()
             matrices.append(np.ldexp(matrix, 2 * state.exponent))
         return tuple(matrices)
+
+    @property
+    def position_similarity(self) -> FloatArray | None:
+        """Cosine of two positions of one sample, of x^l; None without positions."""
+        if self.inputs.positions == 1:
+            return None
+        return np.array([1.0 - state.spectrum.gaps()[0] for state in self.states])
 
     @cached_property
     def provenance(self) -> Mapping[str, str]:

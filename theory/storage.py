@@ -12,10 +12,12 @@ import numpy as np
 from theory.errors import StoreError
 from theory.regimes import Regime
 from theory.results import Prediction
+from theory.routes.positions_spectrum import PositionSpectrum
 from theory.specs import serialize
 from theory.states.base import Observables
 from theory.states.exchangeable import Exchangeable
 from theory.states.full import Full
+from theory.states.spatial import Spatial
 
 __all__ = ["load_prediction", "save_prediction"]
 
@@ -61,7 +63,10 @@ def save_prediction(prediction: Prediction, path: str | Path) -> None:
     if prediction.log_gradient_norm is not None:
         arrays["log_gradient_norm"] = prediction.log_gradient_norm
         arrays["gradient_error"] = prediction.gradient_error
-    if isinstance(prediction.states[0], Full):
+    if isinstance(prediction.states[0], Spatial):
+        rows = [(s.batch, *s.spectrum, *s[2:]) for s in prediction.states]
+        arrays["spatial"] = np.array(rows, dtype=np.float64)
+    elif isinstance(prediction.states[0], Full):
         for field in _FULL:
             arrays[f"full.{field}"] = np.array([getattr(s, field) for s in prediction.states])
     else:
@@ -112,6 +117,8 @@ def _build(document: dict[str, Any], arrays: dict[str, Any]) -> Prediction:
             )
             for row in arrays["exchangeable"].tolist()
         ]
+    elif "spatial" in arrays:
+        states = [_spatial(row) for row in arrays["spatial"].tolist()]
     else:
         columns = [arrays[f"full.{field}"] for field in _FULL]
         states = [
@@ -132,3 +139,10 @@ def _build(document: dict[str, Any], arrays: dict[str, Any]) -> Prediction:
         backward_route=document["backward_route"],
         states=states,
     )
+
+
+def _spatial(row: list[float]) -> Spatial:
+    batch, positions, *eigenvalues = row[:6]
+    mean, exponent, *errors = row[6:]
+    spectrum = PositionSpectrum(int(positions), *eigenvalues)
+    return Spatial(batch if np.isinf(batch) else int(batch), spectrum, mean, int(exponent), *errors)

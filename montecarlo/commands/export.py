@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,8 +50,12 @@ def networks_table(simulation: Simulation, networks: Sequence[int]) -> pd.DataFr
     return pd.DataFrame(columns | values)
 
 
-def require_table_file(path: Path) -> None:
-    """Raise unless the name ends in .csv or .parquet."""
+def require_table_file(path: Path, *, store: Path) -> None:
+    """Raise unless the name ends in .csv or .parquet, and is not the store's own."""
+    if path.exists() and path.samefile(store):
+        raise out_of_domain(
+            "out", str(path), "another file than the store", "the table would replace it"
+        )
     if path.suffix not in (".csv", ".parquet"):
         raise out_of_domain("out", str(path), "a .csv or .parquet file", "name it run.csv, say")
 
@@ -65,11 +70,13 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     StoreError
         The file cannot be written.
     """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if path.suffix == ".csv":
-            table.to_csv(path, index=False)
+            table.to_csv(partial, index=False)
         else:
-            table.to_parquet(path, engine="pyarrow", index=False)
+            table.to_parquet(partial, engine="pyarrow", index=False)
+        os.replace(partial, path)  # the old file stays until the new one is whole
     except ImportError:
         raise SpecificationError(
             f"out = {str(path)!r} needs pyarrow, which is not installed: it must be importable; "

@@ -150,7 +150,7 @@ def export_run(
     With --per-network: network, layer and a column for every observable.
     """
     if out is not None:
-        require_table_file(out)
+        require_table_file(out, store=store)
     with _opened(store) as opened:
         run = opened.find(key)
         simulation = _simulation(opened, run)

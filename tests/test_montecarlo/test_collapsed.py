@@ -15,13 +15,15 @@ from scipy import stats
 import montecarlo as mc
 from montecarlo import collapsed, jobs
 from montecarlo.collapsed import CollapsedMap, CollapsedSampler, factorize
+from montecarlo.costs import network_bytes
 from montecarlo.experiment import Experiment
-from montecarlo.jobs import Job, network_bytes, run_job
+from montecarlo.jobs import Job, run_job
 from montecarlo.linear import DirectMap
 from montecarlo.normals import fill_standard_normal
 from montecarlo.observables import OBSERVABLES
 from theory.errors import HypothesisError, NumericalError, SpecificationError
 from theory.specs import normalizers as nm
+from theory.specs.activations import sin
 from theory.specs.inputs import exchangeable, from_data
 from theory.specs.networks import FeedForward, Layer
 from theory.specs.weights import (
@@ -231,7 +233,10 @@ def test_map_is_one_matrix(name, scheme, factorized):
         linear = layer_map(weights)
         h = linear.forward(x)
         back = linear.backward(delta)
-        (of_x, x_frame), (of_delta, delta_frame) = factorized
+        # Equal samples are factorized once: then there is a frame of the distinct ones as well.
+        (of_x, x_frame), *distinct, (of_delta, delta_frame) = factorized
+        if distinct:
+            ((_, x_frame),) = distinct
         mean = x.mean(axis=0) if weights.centered else 0.0
         size = np.abs(x).max()
         np.testing.assert_allclose(of_x, (x - mean) @ rotation(batch), rtol=0, atol=4e-15 * size)
@@ -310,11 +315,15 @@ def test_normalized_rows(name, scheme, factorized):
     Each test fails a correct program with probability 1e-6.
     """
     weights = UNIT_ROWS[scheme]
-    h = layer_map(weights, fan_out=4000).forward(BATCHES[name][0]())
-    ((_, frame),) = factorized
+    x = BATCHES[name][0]()
+    h = layer_map(weights, fan_out=4000).forward(x)
+    _, frame = factorized[-1]
+    columns = frame.triangle.shape[1]
+    if columns < BATCH:
+        h = h[:, np.sort(np.unique(np.abs(x), axis=1, return_index=True)[1])]
     z = normals(*KEY, 0, shape=(4000, frame.rank))
     # h H = sigma Z R / |g|: the coordinates of each row of W in the frame are Z / |g|.
-    rotated = h @ rotation(BATCH) / math.sqrt(weights.weight_variance)
+    rotated = h @ rotation(columns) / math.sqrt(weights.weight_variance)
     seen = np.linalg.lstsq(frame.triangle.T, rotated.T, rcond=None)[0].T
     norm = np.linalg.norm(z, axis=1) / np.linalg.norm(seen, axis=1)
     np.testing.assert_allclose(seen * norm[:, None], z, rtol=1e-9, atol=1e-12)
@@ -377,9 +386,9 @@ def test_inputs_that_a_batch_spans_are_drawn_directly(fan_in, direct):
 
 
 def test_narrow_networks_do_not_collapse():
-    data = from_data(samples(rows=20))
+    data = from_data(samples(rows=20, batch=5))
     network = FeedForward(LAYERS["GN(4)"], depth=2)
-    with pytest.raises(SpecificationError, match=r"method = 'collapsed'.*batch \+ 1"):
+    with pytest.raises(SpecificationError, match=r"method = 'collapsed'.*more than these \+ 1"):
         mc.simulate(network, data, width=20, replicates=1, method="collapsed")
     sim = mc.simulate(network, data, width=20, replicates=1)
     assert sim.provenance["method"] == "direct"
@@ -536,3 +545,32 @@ def test_collapsed_layer_norm_drifts_as_the_direct_one():
     for layer in (9, 49, 199):
         direct, other = (values[:, layer] for values in log_gaps)
         assert stats.ks_2samp(direct, other).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_some_equal_samples_stay_equal_in_an_expanding_network(sign):
+    """Direct products of equal columns are equal; sin at weight variance 60 would pull others apart."""
+    x = np.random.default_rng(0).standard_normal((3, 50))
+    x[1] = sign * x[0]
+    network = FeedForward(Layer(weights=gaussian(weight_variance=60.0), activation=sin), depth=40)
+    sim = mc.simulate(network, from_data(x), width=128, replicates=2, method="collapsed")
+    # One pair of three has cosine +-1, the other two cosines are opposite or equal.
+    direct = mc.simulate(network, from_data(x), width=128, replicates=200, method="direct")
+    spread = direct.samples["similarity"].std(axis=0) + 1e-12
+    assert (np.abs(sim.similarity.mean - direct.similarity.mean) < 6 * spread).all()
+    pair = mc.simulate(network, from_data(x[:2]), width=128, replicates=2, method="collapsed")
+    np.testing.assert_allclose(pair.samples["similarity"], sign, rtol=1e-12)
+
+
+def test_pairs_of_equal_samples_in_a_deep_batch_norm_network():
+    """Rounding errors between equal samples would add gradient where there is none: 140 for 102."""
+    x = np.random.default_rng(0).standard_normal((6, 50))
+    x[1], x[4] = x[0], x[3]
+    network = FeedForward(LAYERS["BN"], depth=100)
+    sims = [
+        mc.simulate(network, from_data(x), width=64, replicates=60, method=method)
+        for method in ("direct", "collapsed")
+    ]
+    first, second = (sim.log_gradient_norm for sim in sims)
+    # |z| < 5 fails with probability 6e-7 where the laws are equal.
+    assert abs(first.mean[0] - second.mean[0]) < 5 * math.hypot(first.sem[0], second.sem[0])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 import montecarlo as mc
 from montecarlo import collect
@@ -104,3 +108,60 @@ def test_bad_cells_are_found_before_any_work(change, argument, monkeypatch):
     } | change
     with pytest.raises(SpecificationError, match=argument):
         mc.simulate_many(arguments.pop("networks"), arguments.pop("inputs"), **arguments)
+
+
+def test_one_network_under_two_names_is_simulated_once(monkeypatch):
+    asked = []
+    original = collect.run_job
+    monkeypatch.setattr(collect, "run_job", lambda job: asked.extend(job.indices) or original(job))
+    twins = mc.simulate_many(
+        {"a": NETWORKS["BN"], "b": NETWORKS["BN"]}, BATCHES["alike"], widths=[16], replicates=4
+    )
+    assert sorted(asked) == [0, 1, 2, 3]
+    first, second = twins.values()
+    np.testing.assert_array_equal(first.samples["gap"], second.samples["gap"])
+
+
+def test_bits_do_not_depend_on_blas_threads():
+    """Inputs are realized by products that BLAS may share among threads, if it is let."""
+    network, wide = {"BN": NETWORKS["BN"]}, exchangeable(batch=32, correlation=0.5)
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(limits=threads):
+            grid = mc.simulate_many(network, wide, widths=[1500], replicates=2, workers=1)
+        found.append(grid["BN", "inputs", 1500].samples["log_gradient_ratio"])
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.timeout(120)
+def test_dask_cluster_loses_a_worker(tmp_path, monkeypatch):
+    """The same table from a cluster with two processes, one of them killed in the middle."""
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(collect, "_JOB_SECONDS", 5e-3)
+    networks = {"BN": FeedForward(Layer(norm=batch_norm()), depth=10)}
+    arguments = {"widths": [128], "replicates": 300, "seed": 2}
+    expected = mc.simulate_many(networks, BATCHES["alike"], workers=1, **arguments)
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    )
+    with cluster, distributed.Client(cluster, set_as_default=False) as client:
+        processes = client.run(os.getpid)
+        victim = next(iter(processes.values()))
+        store = mc.Store(tmp_path / "runs.db")
+        killed = []
+        add = store.add
+
+        def kill_once(*args, **kwargs):
+            add(*args, **kwargs)
+            if not killed:
+                os.kill(victim, signal.SIGKILL)
+                killed.append(victim)
+
+        monkeypatch.setattr(store, "add", kill_once)
+        with store:
+            found = mc.simulate_many(
+                networks, BATCHES["alike"], client=client, store=store, **arguments
+            )
+    assert killed
+    for name, values in expected["BN", "inputs", 128].samples.items():
+        np.testing.assert_array_equal(found["BN", "inputs", 128].samples[name], values)

@@ -123,7 +123,7 @@ def test_dead_networks_have_no_standard_error():
     [
         ({"target_sem": 0.0, "max_replicates": 50}, "target_sem"),
         ({"target_sem": float("nan"), "max_replicates": 50}, "target_sem"),
-        ({"target_sem": 0.1}, "max_replicates"),
+        ({"target_sem": "small"}, "target_sem"),
         ({"max_replicates": 50}, "max_replicates"),
         ({"target_sem": 0.1, "max_replicates": 3}, "max_replicates"),
         ({"target_sem": {}, "max_replicates": 50}, "target_sem"),

@@ -244,7 +244,6 @@ BAD = {
     "dtype": ({"dtype": "float16"}, Layer(), "dtype = 'float16'"),
     "method": ({"method": "guess"}, Layer(), "method = 'guess'"),
     "workers": ({"workers": 0}, Layer(), "workers = 0"),
-    "frame": ({"width": 6}, Layer(), "batch \\+ 1 = 6"),
     "instance norm": ({}, Layer(norm=nm.instance_norm()), "norm = 'IN"),
 }
 

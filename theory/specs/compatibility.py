@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from theory.errors import out_of_domain
-from theory.specs.inputs import CovarianceInputs, DataInputs, ExchangeableInputs
+from theory.specs.inputs import (
+    CovarianceInputs,
+    DataInputs,
+    ExchangeableInputs,
+    SpatialInputs,
+    position_shape_of,
+)
 from theory.specs.networks import FeedForward
 
 __all__ = ["check"]
@@ -19,9 +25,18 @@ def check(network: Any, inputs: Any) -> None:
     """
     if not isinstance(network, FeedForward):
         raise out_of_domain("network", network, "a network", "build it with FeedForward(...)")
-    if not isinstance(inputs, ExchangeableInputs | DataInputs | CovarianceInputs):
+    if not isinstance(inputs, ExchangeableInputs | SpatialInputs | DataInputs | CovarianceInputs):
         raise out_of_domain(
             "inputs", type(inputs).__name__, "inputs", "use exchangeable(...) or from_data(X)"
+        )
+    kernel = network.layer.kernel
+    sides = position_shape_of(inputs)
+    if kernel > min(sides):
+        raise out_of_domain(
+            "kernel",
+            kernel,
+            f"at most {min(sides)}, the shortest side of positions {sides}",
+            "shorten it, or give inputs with more positions: exchangeable(..., positions=16, ...)",
         )
     norm = network.layer.norm
     if norm is None:

@@ -17,15 +17,18 @@ from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
 from theory.specs._check import integer, real
+from theory.specs.spatial import SpatialInputs, position_shape
 
 __all__ = [
     "CovarianceInputs",
     "DataInputs",
     "ExchangeableInputs",
     "Inputs",
+    "SpatialInputs",
     "exchangeable",
     "from_covariance",
     "from_data",
+    "position_shape_of",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -90,8 +93,17 @@ def exchangeable(
     gap: float | None = None,
     second_moment: float = 1.0,
     feature_mean: float = 0.0,
-) -> ExchangeableInputs:
+    positions: int | tuple[int, ...] = 1,
+    position_correlation: float | None = None,
+    position_gap: float | None = None,
+    cross_correlation: float | None = None,
+    cross_gap: float | None = None,
+) -> ExchangeableInputs | SpatialInputs:
     """Exchangeable batch x^0: <x_a, x_a>/n = second_moment, <x_a, x_b>/n = correlation * second_moment.
+
+    With positions, four numbers: q = second_moment at the same sample and position, w = q
+    position_correlation in the same sample, b = q correlation at the same position, and
+    x = q cross_correlation where both differ (theory notes, section 3).
 
     Parameters
     ----------
@@ -106,11 +118,18 @@ def exchangeable(
         Per feature, > 0.
     feature_mean
         Mean over the features of each sample (the same for all); only centered weights see it.
+    positions
+        S positions on a ring, or (H, W) on a torus; each has its own n features.
+    position_correlation, position_gap
+        Cosine of two positions of one sample, or one minus it; needed with positions.
+    cross_correlation, cross_gap
+        Cosine where sample and position differ, or one minus it; without them the product
+        correlation * position_correlation.
 
     Raises
     ------
     SpecificationError
-        A value outside its domain, or a mean that the covariance does not allow.
+        A value outside its domain, or numbers that are no covariance.
     """
     if (correlation is None) == (gap is None):
         if batch != 1 or correlation is not None:
@@ -118,6 +137,29 @@ def exchangeable(
                 "correlation, gap", (correlation, gap), "one of the two", "give exactly one"
             )
         gap = 0.0
+    if position_shape(positions) != (1,):
+        gap = _one("correlation", correlation, gap)
+        beside = _one("position_correlation", position_correlation, position_gap)
+        cross = None
+        if cross_correlation is not None or cross_gap is not None:
+            cross = _one("cross_correlation", cross_correlation, cross_gap)
+        return SpatialInputs(
+            batch=batch,
+            gap=gap,
+            shape=position_shape(positions),
+            position_gap=beside,
+            cross_gap=cross,
+            second_moment=second_moment,
+            feature_mean=feature_mean,
+        )
+    extra = (position_correlation, position_gap, cross_correlation, cross_gap)
+    if any(value is not None for value in extra):
+        raise out_of_domain(
+            "position_correlation, cross_correlation",
+            extra,
+            "None at one position",
+            "give positions",
+        )
     if gap is None:
         low = -1.0 / (batch - 1) if isinstance(batch, int) and batch > 1 else -1.0
         remedy = f"B samples cannot be more dissimilar than -1/(B-1) = {low:.6g}"
@@ -127,6 +169,18 @@ def exchangeable(
     return ExchangeableInputs(
         batch=batch, gap=gap, second_moment=second_moment, feature_mean=feature_mean
     )
+
+
+def _one(argument: str, correlation: float | None, gap: float | None) -> float:
+    """1 - correlation, or the gap: exactly one of them."""
+    other = argument.replace("correlation", "gap")
+    if (correlation is None) == (gap is None):
+        raise out_of_domain(
+            f"{argument}, {other}", (correlation, gap), "one of the two", "give exactly one"
+        )
+    if gap is not None:
+        return gap
+    return 1.0 - real(argument, correlation, low=-1.0, high=1.0, remedy="a cosine")
 
 
 class _ArrayInputs:
@@ -320,7 +374,12 @@ def from_covariance(covariance: Any, *, feature_mean: Any = 0.0) -> CovarianceIn
     return CovarianceInputs(covariance, feature_mean)
 
 
-Inputs = ExchangeableInputs | DataInputs | CovarianceInputs
+Inputs = ExchangeableInputs | SpatialInputs | DataInputs | CovarianceInputs
+
+
+def position_shape_of(inputs: Inputs) -> tuple[int, ...]:
+    """(S,) or (H, W); (1,) without positions."""
+    return inputs.shape if isinstance(inputs, SpatialInputs) else (1,)
 
 
 def _numeric(argument: str, value: Any) -> FloatArray:

@@ -18,12 +18,28 @@ __all__ = ["FeedForward", "Layer", "torch_defaults"]
 class Layer:
     """x -> phi(N(W x)): weights, normalizer, activation, in the paper's order.
 
-    ``norm=None`` is a layer without normalizer.
+    Parameters
+    ----------
+    weights
+        Law of the rows of W.
+    norm
+        None is a layer without normalizer.
+    activation
+        phi.
+    kernel
+        Positions that each position sees in every direction: W is a convolution with circular padding
+        and stride 1; 1 acts on each position apart.
+
+    Raises
+    ------
+    SpecificationError
+        A part of the wrong kind, or a kernel below 1.
     """
 
     weights: Weights = field(default_factory=gaussian)
     norm: Normalizer | None = None
     activation: Activation = relu
+    kernel: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.weights, Weights):
@@ -36,6 +52,8 @@ class Layer:
             raise out_of_domain(
                 "activation", self.activation, "an Activation", "use relu or leaky_relu(0.1), say"
             )
+        kernel = integer("kernel", self.kernel, low=1, remedy="use 3, say")
+        object.__setattr__(self, "kernel", kernel)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
@@ -29,6 +29,7 @@ from theory.specs.inputs import (
 )
 from theory.specs.networks import FeedForward, Layer
 from theory.specs.normalizers import Normalizer, Pool
+from theory.specs.spatial import SpatialInputs
 from theory.specs.weights import Weights
 
 __all__ = ["SCHEMA", "from_dict", "from_json", "key", "to_dict", "to_json"]
@@ -42,6 +43,9 @@ class _Kind:
     build: Callable[..., Any]
     fields: tuple[str, ...]
     numbers: frozenset[str]  # the fields in which the string "inf" means infinity
+    defaults: Mapping[
+        str, Any
+    ]  # fields left out at this value: they came later, and keys must not change
 
 
 _BY_NAME: dict[str, _Kind] = {}
@@ -174,12 +178,22 @@ def _encode_spec(spec: Any) -> dict[str, Any]:
             f"a specification ({', '.join(sorted(_BY_NAME))})",
             "pass the network, layer or inputs itself",
         )
-    return {"kind": kind.name, **{name: _encode(getattr(spec, name)) for name in kind.fields}}
+    values = {name: getattr(spec, name) for name in kind.fields}
+    return {
+        "kind": kind.name,
+        **{
+            name: _encode(value)
+            for name, value in values.items()
+            if not (name in kind.defaults and value == kind.defaults[name])
+        },
+    }
 
 
 def _encode(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
+    if isinstance(value, tuple):
+        return [_encode(item) for item in value]
     if isinstance(value, float):
         # 0.0 == -0.0, so equal specifications need one spelling of zero.
         return "inf" if value == math.inf else value + 0.0
@@ -196,8 +210,8 @@ def _decode_spec(fields: dict[str, Any]) -> Any:
         raise _unreadable(
             "kind", name, f"one of {', '.join(sorted(_BY_NAME))}", "check the spelling, or upgrade"
         )
-    if set(fields) != set(kind.fields):
-        missing = sorted(set(kind.fields) - set(fields))
+    missing = sorted(set(kind.fields) - set(fields) - set(kind.defaults))
+    if missing or set(fields) - set(kind.fields):
         extra = sorted(set(fields) - set(kind.fields))
         raise _unreadable(
             f"fields of {kind.name}",
@@ -240,12 +254,18 @@ def _unreadable(argument: str, value: object, domain: str, remedy: str) -> Store
     return StoreError(str(out_of_domain(argument, value, domain, remedy)))
 
 
-def _register(name: str, cls: type, *, build: Callable[..., Any] | None = None) -> None:
+def _register(
+    name: str,
+    cls: type,
+    *,
+    build: Callable[..., Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
     """Let ``cls`` be written under ``name`` and rebuilt by ``build``, by default the class."""
     hints = get_type_hints(cls)
     fields = tuple(field.name for field in dataclasses.fields(cls))
     numbers = {name for name in fields if float in (hints[name], *get_args(hints[name]))}
-    kind = _Kind(name, build or cls, fields, frozenset(numbers))
+    kind = _Kind(name, build or cls, fields, frozenset(numbers), defaults or {})
     _BY_NAME[name] = _BY_CLASS[cls] = kind
 
 
@@ -253,8 +273,9 @@ _register("activation", Activation)
 _register("pool", Pool)
 _register("normalizer", Normalizer)
 _register("weights", Weights)
-_register("layer", Layer)
+_register("layer", Layer, defaults={"kernel": 1})
 _register("feed_forward", FeedForward)
 _register("exchangeable_inputs", ExchangeableInputs, build=exchangeable)
+_register("spatial_inputs", SpatialInputs)
 _register("data_inputs", DataInputs, build=from_data)
 _register("covariance_inputs", CovarianceInputs, build=from_covariance)

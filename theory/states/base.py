@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.routes.positions_spectrum import PositionSpectrum
+
 FloatArray = NDArray[np.float64]
 
 
@@ -22,12 +24,15 @@ class Block(NamedTuple):
         B, possibly ``math.inf`` when exchangeable.
     exchangeable
         Whether the two above are scalars.
+    spectrum
+        With positions, everything about them; ``gap`` is then that of two samples at one position.
     """
 
     second_moment: Any
     gap: Any
     batch: float
     exchangeable: bool
+    spectrum: PositionSpectrum | None = None
 
     def pairs(self) -> tuple[Any, Any, Any]:
         """(q_a, q_b, gap_ab), broadcastable over all pairs."""
@@ -52,8 +57,8 @@ class Moments(NamedTuple):
 class Gradient(NamedTuple):
     """Covariance of the gradient over samples, per channel: Pi = value * 4**exponent.
 
-    ``value`` is (same, pair) when samples are exchangeable, else shape (B, B).  ``error`` is the
-    accumulated relative error.
+    ``value`` is (same, pair) when samples are exchangeable, (same, other position, other sample, both
+    other) with positions, else shape (B, B).  ``error`` is the accumulated relative error.
     """
 
     value: Any
