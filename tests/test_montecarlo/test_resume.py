@@ -25,7 +25,7 @@ NETWORKS = {
 }
 INPUTS = exchangeable(batch=6, correlation=0.5)
 WIDTHS = [256, 512]
-REPLICATES = 240
+REPLICATES = 400
 
 # The same grid in a process that can be killed; it says when its imports are done, and when it is.
 SCRIPT = """
@@ -83,12 +83,15 @@ def uninterrupted():
 
 
 @pytest.fixture(scope="module")
-def duration(tmp_path_factory):
-    """Seconds of an uninterrupted run."""
-    child = start(tmp_path_factory.mktemp("whole") / "runs.db")
-    started = time.perf_counter()
-    child.communicate()
-    return time.perf_counter() - started
+def durations(tmp_path_factory):
+    """Seconds of an uninterrupted run by its number of workers (which take time to start)."""
+    seconds = {}
+    for workers in (1, 2):
+        child = start(tmp_path_factory.mktemp("whole") / "runs.db", workers=workers)
+        started = time.perf_counter()
+        child.communicate()
+        seconds[workers] = time.perf_counter() - started
+    return seconds
 
 
 def assert_resumes(store, uninterrupted):
@@ -112,10 +115,10 @@ def kill_after(seconds, store, *, workers=1):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_killed_once(tmp_path, uninterrupted, duration, workers):
+def test_killed_once(tmp_path, uninterrupted, durations, workers):
     moment = np.random.default_rng(SEED + workers).uniform(0.2, 0.8)
     store = tmp_path / "runs.db"
-    kill_after(moment * duration, store, workers=workers)
+    kill_after(moment * durations[workers], store, workers=workers)
     kept = assert_resumes(store, uninterrupted)
     print(f"killed at {moment:.2f} of the run, {kept} networks kept")
 
@@ -141,13 +144,17 @@ def test_killed_inside_a_commit(tmp_path, uninterrupted, commit):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("index", range(20))
-def test_killed_at_a_uniform_moment(tmp_path, uninterrupted, duration, index):
+def test_killed_at_a_uniform_moment(tmp_path, uninterrupted, durations, index):
     """20 moments, uniform over the run: ``default_rng((SEED, index))``."""
     moment = np.random.default_rng((SEED, index)).uniform()
+    workers = 1 + index % 2
     store = tmp_path / "runs.db"
-    kill_after(moment * duration, store, workers=1 + index % 2)
-    kept = assert_resumes(store, uninterrupted) if store.exists() else 0
-    print(f"seed {(SEED, index)}: killed at {moment:.3f} of {duration:.2f} s, {kept} networks kept")
+    kill_after(moment * durations[workers], store, workers=workers)
+    kept = assert_resumes(store, uninterrupted)
+    print(
+        f"seed {(SEED, index)}, {workers} worker(s): killed at {moment:.3f} of "
+        f"{durations[workers]:.2f} s, {kept} of {4 * REPLICATES} networks kept"
+    )
 
 
 def test_resumed_run_computes_nothing_twice(tmp_path, monkeypatch):
