@@ -1,4 +1,4 @@
-"""What ``normcompass verify`` checks, as data: cases, controls, budgets; margins are in ``margins``.
+"""What ``normcompass verify`` checks, as data: cases and controls; see also ``margins``, ``budgets``.
 
 Everything here was fixed before the results were looked at, and nothing here computes a verdict.
 A *case* is one complete layer of the paper (theory notes, section 2) on one batch; its *controls* are
@@ -15,7 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from montecarlo.budgets import Budget, Grid
 from montecarlo.digits import digits
+from montecarlo.margins import QUANTITIES, Quantity
 from theory.errors import out_of_domain
 from theory.recursion import predict
 from theory.regimes import pool_rank
@@ -33,12 +35,10 @@ from theory.specs.weights import gaussian, weight_norm
 from theory.zoo import zoo
 
 __all__ = [
-    "FULL",
     "INPUTS",
-    "QUICK",
-    "Budget",
     "Case",
     "Control",
+    "Part",
     "Theory",
     "cases",
     "theory_of",
@@ -60,6 +60,20 @@ class Control:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """Some quantities of a case, from networks of one depth at several widths.
+
+    ``tests`` are the pairs of a quantity and a layer that are compared.
+    """
+
+    name: str
+    grid: Grid
+    quantities: tuple[str, ...]
+    backward: bool
+    tests: tuple[tuple[Quantity, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """One layer on one batch.
 
@@ -75,12 +89,8 @@ class Case:
         Samples.
     controls
         Wrong theories that the same data must reject.
-    effort
-        Factor on the number of networks, for quantities that fluctuate more.
-    widths
-        Factor on the widths, for corrections to 1/n that are larger.
     deepest
-        Last layer at which forward quantities are tested.
+        Largest depth, where the prediction's stated error would exceed the margins beyond it.
     """
 
     name: str
@@ -89,9 +99,7 @@ class Case:
     kind: InputKind
     batch: int
     controls: tuple[Control, ...]
-    effort: float = 1.0
-    widths: float = 1.0
-    deepest: float = math.inf
+    deepest: int | None = None
 
     @property
     def id(self) -> str:
@@ -134,47 +142,42 @@ class Case:
             (False, "rms"),
         )
 
-    def plan(self, budget: Budget) -> tuple[tuple[int, int], ...]:
-        """(width, networks) for each width of ``budget``."""
-        return tuple(
-            (round(width * self.widths), round(networks * self.effort))
-            for width, networks in zip(budget.widths, budget.networks, strict=True)
+    def parts(self, budget: Budget) -> tuple[Part, ...]:
+        """What is simulated: signals and gradients together, unless some need other networks.
+
+        Where no normalizer sets the scale afresh, log E[x^2] is a total of a rate per layer whose
+        spread grows with depth: in the first layers it is compared itself, beyond as a growth.
+        Gradients through normalized rows do not collapse; those of a pool of rank 3 or 4 have
+        corrections that vanish too slowly for ordinary widths.
+        """
+        scale = "second_moment" if self.stationary else "growth"
+        signals = (scale, "similarity", "gap", "stable_rank")
+        parts = []
+        if not self.stationary:
+            parts.append(self._part("first layers", budget.first, ("second_moment",)))
+        beyond = 0 if self.stationary else parts[0].grid.depth
+        heavy = self.rank <= 4.0
+        if not (heavy or self.layer.weights.normalized):
+            parts.append(self._part("network", budget.wide, (*signals, "gradient"), beyond=beyond))
+            return tuple(parts)
+        parts.append(self._part("signals", budget.wide, signals, beyond=beyond))
+        grid = budget.heavy if heavy else budget.direct
+        if grid is not None:
+            parts.append(self._part("gradients", grid, ("gradient",)))
+        return tuple(parts)
+
+    def _part(self, name: str, grid: Grid, names: tuple[str, ...], *, beyond: int = 0) -> Part:
+        """``beyond``: the last layer whose second moment is compared itself."""
+        grid = grid.shallower(self.deepest)
+        tests = tuple(
+            (quantity, layer)
+            for quantity in map(QUANTITIES.__getitem__, names)
+            for layer in (grid.backward if quantity.backward else grid.forward)
+            if layer <= quantity.deepest and not (quantity.name == "growth" and layer <= beyond)
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """Depth, tested layers, widths and networks per width: fixed numbers, so a run is reproducible.
-
-    ``forward`` and ``backward`` are the layers at which quantities are tested (counted from 1).
-    Widths in the ratio 1 : 2 : 4 spend a given time best on the intercept (the variance of a network
-    falls as 1/n while its cost rises as n^2); the smallest keeps the neglected c/n^2 small.
-    """
-
-    name: str
-    depth: int
-    forward: tuple[int, ...]
-    backward: tuple[int, ...]
-    widths: tuple[int, ...]
-    networks: tuple[int, ...]
-
-
-QUICK = Budget(
-    name="quick",
-    depth=6,
-    forward=(2, 6),
-    backward=(1, 3),
-    widths=(96, 192, 384),
-    networks=(600, 200, 300),
-)
-FULL = Budget(
-    name="full",
-    depth=20,
-    forward=(2, 6, 12, 20),
-    backward=(1, 8, 14),
-    widths=(192, 384, 768),
-    networks=(600, 200, 300),
-)
+        return Part(
+            name=name, grid=grid, quantities=names, backward="gradient" in names, tests=tests
+        )
 
 
 def _group_rms(size: int) -> Normalizer:
@@ -185,7 +188,7 @@ def _group_rms(size: int) -> Normalizer:
     )
 
 
-_GN6 = Layer(norm=group_norm(6))
+_GN4, _GN6 = Layer(norm=group_norm(4)), Layer(norm=group_norm(6))
 # The wrong theories.
 _RMS6 = Layer(norm=_group_rms(6))
 _UNIT = Layer(weights=gaussian(weight_variance=1.0))
@@ -251,6 +254,12 @@ _LAYERS: tuple[tuple[str, str, Layer, tuple[Control, ...]], ...] = (
         ),
     ),
     (
+        "GN(4)",
+        "As GN(6) with a heavy tail: the squared gradient has a mean, λ = 2, but no variance.",
+        _GN4,
+        (Control("LN for GN", "forgets that the group is finite", zoo["LN"]),),
+    ),
+    (
         "EvoNorm-S0",
         "h·sigmoid(h)/std over all channels: not scale free.",
         zoo["EvoNorm-S0"],
@@ -284,25 +293,11 @@ _LAYERS: tuple[tuple[str, str, Layer, tuple[Control, ...]], ...] = (
 
 # A raw numerator over a std of the batch: its squared gradient has a variance only for B >= 10.
 _BATCH: Mapping[str, int] = {"VN": 16, "EvoNorm-B0": 16}
-# Spread and size of the 1/n correction differ between layers; found in pilot runs of other seeds.
-_EFFORT: Mapping[str, float] = {
-    "plain": 1.6,
-    "BN": 0.8,
-    "MC": 0.5,
-    "LN": 0.8,
-    "RMSNorm": 2.0,
-    "GN(6)": 1.9,
-    "EvoNorm-S0": 1.5,
-    "EvoNorm-B0/synthetic": 2.4,
-    "EvoNorm-B0/digits": 1.4,
-    "WN/synthetic": 1.3,
-    "WN/digits": 3.2,
-    "SWS": 0.9,
-}
-_WIDTHS: Mapping[str, float] = {"VN": 1.5}
-# Where numerators keep the batch mean, corrections in 1/n grow with depth: at layer 20 the neglected
-# c/n^2 alone could exceed the margin, and deeper layers need wider networks than direct simulation's.
-_DEEPEST: Mapping[str, int] = {"VN": 12, "EvoNorm-B0": 12}
+# The stated error of this prediction (RQMC over 16 unequal samples, summed over the layers as if every
+# layer erred the same way) reaches the margin of a gradient at about 10 layers.
+_DEEPEST: Mapping[str, int] = {"EvoNorm-B0/digits": 6}
+# Very wide networks are dear, and one batch shows the law of the tail.
+_SYNTHETIC_ONLY = ("GN(4)",)
 
 
 def cases(kind: str) -> tuple[Case, ...]:
@@ -330,12 +325,11 @@ def cases(kind: str) -> tuple[Case, ...]:
             kind=inputs,
             controls=controls,
             batch=16 if inputs == "digits" else _BATCH.get(name, 8),
-            effort=_EFFORT.get(f"{name}/{inputs}", _EFFORT.get(name, 1.0)),
-            widths=_WIDTHS.get(name, 1.0),
-            deepest=_DEEPEST.get(name, math.inf),
+            deepest=_DEEPEST.get(f"{name}/{inputs}"),
         )
         for inputs in chosen
         for name, statement, layer, controls in _LAYERS
+        if inputs == "synthetic" or name not in _SYNTHETIC_ONLY
     )
 
 
@@ -350,27 +344,37 @@ class Theory:
 
 
 def theory_of(network: FeedForward, inputs: Inputs) -> Theory:
-    """``predict`` on the scales of the comparison: log E[x^2], s, log rank, log(|g^l|^2/|g^L|^2)."""
+    """``predict`` on the scales of the comparison; logarithms of everything but the similarity."""
     prediction: Prediction = predict(network, inputs)
     error = prediction.error
     assert prediction.log_gradient_norm is not None
-    rank = prediction.stable_rank
+    rank, gap = prediction.stable_rank, prediction.gap
+    moment, moment_error = prediction.log_second_moment, error["log_second_moment"]
+    forward = {name: prediction.route[name][-1] for name in ("second_moment", "similarity")}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_gap, gap_error = np.log(gap), error["gap"] / gap
     return Theory(
         value={
-            "second_moment": prediction.log_second_moment,
+            "second_moment": moment,
+            "growth": moment,
             "similarity": prediction.similarity,
+            "gap": log_gap,
             "stable_rank": np.log(rank),
             "gradient": 2.0 * prediction.log_gradient_norm,
         },
         error={
-            "second_moment": error["log_second_moment"],
+            "second_moment": moment_error,
+            "growth": moment_error,
             "similarity": error["similarity"],
+            "gap": gap_error,
             "stable_rank": error["stable_rank"] / rank,
             "gradient": 2.0 * np.abs(error["log_gradient_norm"]),
         },
         route={
-            "second_moment": prediction.route["second_moment"][-1],
-            "similarity": prediction.route["similarity"][-1],
+            "second_moment": forward["second_moment"],
+            "growth": forward["second_moment"],
+            "similarity": forward["similarity"],
+            "gap": forward["similarity"],
             "stable_rank": prediction.route["stable_rank"][-1],
             "gradient": prediction.route["log_gradient_norm"][0],
         },

@@ -1,4 +1,4 @@
-"""The command line: ``normcompass verify | predict | simulate | runs``."""
+"""The command line: ``normcompass verify | calibrate | predict | simulate | table | runs``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from montecarlo.commands import runs
+from montecarlo.commands.calibrate import calibrate
 from montecarlo.commands.guard import guarded
 from montecarlo.commands.predict import predict
 from montecarlo.commands.simulate import simulate
+from montecarlo.commands.table import table
 from montecarlo.commands.verify import verify
 from theory.provenance import version_of
 
@@ -26,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (verify, predict, simulate):
+for command in (verify, calibrate, predict, simulate, table):
     app.command()(guarded(command))
 app.add_typer(runs.app)
 

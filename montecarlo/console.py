@@ -9,23 +9,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from montecarlo.margins import ALPHA, POWER, QUANTITIES
+from montecarlo.budgets import Budget
+from montecarlo.margins import POWER, QUANTITIES
 from montecarlo.report import command, margins_table
 from montecarlo.verdicts import Row
 from montecarlo.verify import Run
 
 __all__ = ["print_margins", "print_run", "print_summary"]
 
-_STYLES = {"AGREE": "green", "REJECTED": "bold red", "INCONCLUSIVE": "yellow"}
+_STYLES = {"CONFIRMED": "green", "REJECTED": "bold red", "INCONCLUSIVE": "yellow"}
 
 
-def print_margins(screen: Console) -> None:
+def print_margins(screen: Console, budget: Budget) -> None:
     """The margin of every quantity, before anything is simulated."""
     table = Table(title="Margins, fixed beforehand", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("quantity")
     table.add_column("margin", justify="right")
     table.add_column("scale")
-    for row in margins_table():
+    for row in margins_table(budget):
         table.add_row(*map(Text, row))
     screen.print(table)
 
@@ -33,8 +34,8 @@ def print_margins(screen: Console) -> None:
 def print_run(screen: Console, run: Run) -> None:
     """Every test, and every wrong theory if there are any."""
     table = Table(
-        title=f"{len(run.rows)} tests, family-wise error {ALPHA:g}; detectable: smallest relative error "
-        f"found with {100 * POWER:g} % power",
+        title=f"{len(run.rows)} tests, family-wise error {run.alpha:g}; detectable: smallest relative error "
+        f"found with {100 * POWER:g} % power; of margin: where the interval ends",
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -42,7 +43,7 @@ def print_run(screen: Console, run: Run) -> None:
     )
     for name in ("case", "quantity"):
         table.add_column(name, no_wrap=True)
-    for name in ("layer", "theory", "simulation ± s.e.", "detectable", "of margin"):
+    for name in ("layer", "theory", "simulation ± s.e.", "networks", "detectable", "of margin"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     previous = None
@@ -52,12 +53,13 @@ def print_run(screen: Console, run: Run) -> None:
             table.add_section()
         table.add_row(
             "" if previous == case else case,
-            _short(row.quantity),
+            Text(_short(row.quantity)),
             str(row.layer),
             f"{row.theory:.4f}",
             f"{row.simulation:.4f} ± {row.sem:.4f}",
+            str(row.networks),
             f"{100 * row.detectable_relative:.2f} %",
-            f"{100 * row.detectable / row.margin:.0f} %",
+            f"{100 * (abs(row.difference) + row.half_width) / row.margin:.0f} %",
             Text(" ".join((row.verdict, *_notable(row))), style=_STYLES[row.verdict]),
         )
         previous = case
@@ -75,7 +77,10 @@ def _short(quantity: str) -> str:
 
 
 def _notable(row: Row) -> tuple[str, ...]:
-    return tuple(flag for flag in row.flags if flag != "underpowered")
+    """Flags, and what an inconclusive test needs."""
+    if "underpowered" in row.flags:
+        return (f"({row.networks_needed:,.0f} networks needed)",)
+    return row.flags
 
 
 def _print_controls(screen: Console, run: Run) -> None:
@@ -95,7 +100,7 @@ def _print_controls(screen: Console, run: Run) -> None:
         table.add_row(
             f"{control.case}/{control.inputs}",
             Text(control.control),
-            _short(control.quantity),
+            Text(_short(control.quantity)),
             str(control.layer),
             f"{control.theory:.4f}",
             f"{control.wrong:.4f}",

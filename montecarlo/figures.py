@@ -17,18 +17,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from montecarlo.claims import INPUTS, Case
-from montecarlo.margins import ALPHA, QUANTITIES
+from montecarlo.margins import QUANTITIES
 from montecarlo.statistics import half_width
 from montecarlo.verdicts import Curve, Row
 from montecarlo.verify import Run
 from theory.plotting import style
 
-__all__ = ["agreement", "normalizer", "overview", "p_values"]
+__all__ = ["LOOK", "agreement", "figure_of", "normalizer", "overview", "p_values", "png"]
 
-_VERDICT_COLORS = {"AGREE": "#0072B2", "REJECTED": "#D55E00", "INCONCLUSIVE": "#888888"}
+_VERDICT_COLORS = {"CONFIRMED": "#0072B2", "REJECTED": "#D55E00", "INCONCLUSIVE": "#888888"}
 _INPUT_STYLES = {"synthetic": ("#0072B2", "-", "o"), "digits": ("#D55E00", "--", "s")}
 _MARKERS = "os^Dv"
-_LOOK: dict[Any, Any] = {
+_DRAWN = tuple(name for name in QUANTITIES if name != "growth")
+LOOK: dict[Any, Any] = {
     "font.size": 8.0,
     "axes.titlesize": 8.5,
     "axes.spines.top": False,
@@ -44,7 +45,7 @@ def _styled(draw: Callable[Arguments, bytes]) -> Callable[Arguments, bytes]:
 
     @wraps(draw)
     def styled(*args: Arguments.args, **kwargs: Arguments.kwargs) -> bytes:
-        with matplotlib.rc_context(_LOOK):
+        with matplotlib.rc_context(LOOK):
             return draw(*args, **kwargs)
 
     return styled
@@ -55,7 +56,7 @@ def agreement(run: Run) -> bytes:
     """Every test's difference in units of its margin: theory is 0, the margin is 1."""
     names = list(dict.fromkeys((row.case, row.inputs) for row in run.rows))
     position = {name: len(names) - 1 - i for i, name in enumerate(names)}
-    figure = _figure(9.6, 1.2 + 0.21 * len(names))
+    figure = figure_of(12.0, 1.4 + 0.21 * len(names))
     panels = figure.subplots(1, len(QUANTITIES), sharey=True, sharex=True)
     for ax, quantity in zip(panels, QUANTITIES.values(), strict=True):
         rows = [row for row in run.rows if row.quantity == quantity.name]
@@ -75,20 +76,21 @@ def agreement(run: Run) -> bytes:
         for edge in (-1.0, 1.0):
             ax.axvline(edge, color="0.4", linestyle=":", linewidth=0.8)
         ax.axvline(0.0, color="0.8", linewidth=0.8, zorder=0)
-        ax.set_title(f"{quantity.label}\nmargin {quantity.show(quantity.margin)}")
+        margin = quantity.margin * run.budget.tightening
+        ax.set_title(f"{quantity.label}\nmargin {quantity.show(margin)}")
         downward = ", ".join(map(str, layers))
         ax.set_xlabel(f"difference / margin\n(layers {downward}, downward)")
         ax.set_ylim(-0.6, len(names) - 0.4)
     panels[0].set_xlim(-1.6, 1.6)
     panels[0].set_yticks(list(position.values()), [f"{case}, {kind}" for case, kind in names])
-    return _png(figure)
+    return png(figure)
 
 
 @_styled
 def p_values(run: Run) -> bytes:
     """Sorted p-values beside the uniform law, and the curve below which Holm rejects."""
     p = np.sort([row.p for row in run.rows if np.isfinite(row.p)])
-    figure = _figure(4.6, 3.4)
+    figure = figure_of(4.6, 3.4)
     ax = figure.subplots()
     if len(p):
         rank = np.arange(1, len(p) + 1)
@@ -100,66 +102,71 @@ def p_values(run: Run) -> bytes:
         ax.loglog(expected, expected, color="0.6", linewidth=0.8, label="uniform")
         ax.loglog(
             expected,
-            ALPHA / (len(run.rows) - rank + 1),
+            run.alpha / (len(run.rows) - rank + 1),
             color="#D55E00",
             linewidth=0.8,
             linestyle="--",
-            label=f"Holm, family-wise {ALPHA:g}",
+            label=f"Holm, family-wise {run.alpha:g}",
         )
         ax.set_ylim(0.5 * floor, 1.5)
     ax.set_xlabel("expected quantile")
     ax.set_ylabel("p-value (bounds make it larger)")
     ax.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 @_styled
 def overview(run: Run, kind: str) -> bytes:
     """All normalizers on one batch, the paper's observables over the layers."""
     chosen = [case for case in run.cases if case.kind == kind]
-    figure = _figure(9.6, 6.4)
-    panels = figure.subplots(2, 2).ravel()
-    for ax, quantity in zip(panels, QUANTITIES.values(), strict=True):
+    figure = figure_of(12.0, 6.4)
+    panels = figure.subplots(2, 3).ravel()
+    for ax, name in zip(panels, _DRAWN, strict=False):
         for case in chosen:
             look = style(case.name)
-            curve = run.curves[case.id][quantity.name]
-            _draw(ax, curve, run, look["color"], look["linestyle"], look["marker"], case.name)
-        ax.set_title(_title(quantity.name))
+            curve = _curve(run, case, name)
+            if curve is not None:
+                _draw(ax, curve, run, look["color"], look["linestyle"], look["marker"], case.name)
+        ax.set_title(_title(name))
         ax.set_xlabel("layer")
-        _integer_ticks(ax, run.budget.depth)
+        _integer_ticks(ax, run)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=7, frameon=False)
-    return _png(figure)
+    panels[-1].axis("off")
+    panels[-1].legend(handles, labels, loc="center", ncols=2, frameon=False)
+    return png(figure)
 
 
 @_styled
 def normalizer(run: Run, name: str) -> bytes:
-    """One normalizer on its batches: four quantities over layers, and one extrapolation."""
+    """One normalizer on its batches: five quantities over layers, and one extrapolation."""
     chosen = [case for case in run.cases if case.name == name]
-    figure = _figure(12.0, 2.4)
-    panels = figure.subplots(1, len(QUANTITIES) + 1)
-    for ax, quantity in zip(panels, QUANTITIES.values(), strict=False):
+    figure = figure_of(13.5, 2.4)
+    panels = figure.subplots(1, len(_DRAWN) + 1)
+    for ax, quantity in zip(panels, _DRAWN, strict=False):
         for case in chosen:
             color, line, marker = _INPUT_STYLES[case.kind]
-            curve = run.curves[case.id][quantity.name]
-            _draw(ax, curve, run, color, line, marker, case.kind)
-        ax.set_title(_title(quantity.name))
+            curve = _curve(run, case, quantity)
+            if curve is not None:
+                _draw(ax, curve, run, color, line, marker, case.kind)
+        ax.set_title(_title(quantity))
         ax.set_xlabel("layer")
-        _integer_ticks(ax, run.budget.depth)
+        _integer_ticks(ax, run)
     panels[0].legend(frameon=False)
     _extrapolation(panels[-1], run, chosen)
-    return _png(figure)
+    return png(figure)
 
 
 def _extrapolation(ax: Any, run: Run, chosen: Sequence[Case]) -> None:
     """Log gradient ratio of the first layer against 1/width: means, fit, and theory at 0."""
     for case in chosen:
         color, line, marker = _INPUT_STYLES[case.kind]
-        curve = run.curves[case.id]["gradient"]
+        curve = run.curves.get((case.id, "gradient"))
+        if curve is None:
+            continue
         theory = curve.theory[0]
-        inverse = 1.0 / np.asarray(curve.widths, dtype=np.float64)
+        widths = np.asarray(curve.widths, dtype=np.float64)
         ax.errorbar(
-            inverse,
+            1.0 / widths,
             curve.means[:, 0] - theory,
             yerr=2.0 * curve.sems[:, 0],
             color=color,
@@ -168,17 +175,18 @@ def _extrapolation(ax: Any, run: Run, chosen: Sequence[Case]) -> None:
             linestyle="none",
             elinewidth=0.8,
         )
-        fine = np.linspace(0.0, 1.05 * inverse.max(), 50)
-        fit = curve.fits[0]
-        if len(fit.slopes) == 1:
-            ax.plot(
-                fine,
-                fit.intercept + fit.slopes[0] * fine - theory,
-                color=color,
-                linestyle=line,
-                linewidth=0.8,
-            )
-        ax.errorbar(0.0, fit.intercept - theory, yerr=2.0 * fit.sem, color=color, marker="_")
+        fine = np.geomspace(0.95 * widths.min(), 100.0 * widths.max(), 200)
+        fitted = curve.fit.intercept[0] + curve.fit.slopes[0] @ [
+            fine**-power * np.log(fine) ** logs for power, logs in curve.terms
+        ]
+        ax.plot(1.0 / fine, fitted - theory, color=color, linestyle=line, linewidth=0.8)
+        ax.errorbar(
+            0.0,
+            curve.fit.intercept[0] - theory,
+            yerr=2.0 * curve.fit.sem[0],
+            color=color,
+            marker="_",
+        )
     ax.axhline(0.0, color="0.8", linewidth=0.8, zorder=0)
     ax.set_title("gradient, layer 1")
     ax.set_ylabel("simulation − theory")
@@ -186,15 +194,14 @@ def _extrapolation(ax: Any, run: Run, chosen: Sequence[Case]) -> None:
 
 
 def _draw(ax: Any, curve: Curve, run: Run, color: str, line: str, marker: str, label: str) -> None:
-    layers = np.arange(1, run.budget.depth + 1)
+    layers = np.arange(1, len(curve.theory) + 1)
     ax.plot(layers, curve.theory, color=color, linestyle=line, linewidth=0.9)
-    bars = [
-        half_width(sem=fit.sem, dof=fit.dof, level=run.level, bound=float(bound))
-        for fit, bound in zip(curve.fits, curve.bound.sum(axis=0), strict=True)
-    ]
+    bars = half_width(
+        sem=curve.fit.sem, dof=curve.fit.dof, level=run.level, bound=curve.bound.sum(axis=0)
+    )
     ax.errorbar(
         layers,
-        curve.intercept,
+        curve.fit.intercept,
         yerr=bars,
         color=color,
         marker=marker,
@@ -205,26 +212,36 @@ def _draw(ax: Any, curve: Curve, run: Run, color: str, line: str, marker: str, l
     )
 
 
+def _curve(run: Run, case: Case, name: str) -> Curve | None:
+    """The curve of a quantity; of log E[x^2] the deeper one."""
+    deeper = run.curves.get((case.id, "growth")) if name == "second_moment" else None
+    return deeper or run.curves.get((case.id, name))
+
+
 def _title(name: str) -> str:
     return {
         "second_moment": "log second moment",
         "similarity": "mean cosine similarity",
+        "gap": "log (1 − similarity)",
         "stable_rank": "log stable rank",
         "gradient": r"$\log(\|g^l\|^2 / \|g^L\|^2)$",
     }[name]
 
 
-def _integer_ticks(ax: Any, depth: int) -> None:
+def _integer_ticks(ax: Any, run: Run) -> None:
+    depth = run.budget.wide.depth
     ax.set_xticks(range(1, depth + 1, max(1, depth // 6)))
 
 
-def _figure(width: float, height: float) -> Figure:
+def figure_of(width: float, height: float) -> Figure:
+    """An empty figure that needs no display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as a file: the same results give the same bytes."""
     buffer = io.BytesIO()
     # No date and no version in the file: the same results give the same bytes.
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})

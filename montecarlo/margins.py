@@ -1,21 +1,27 @@
 """Quantities that ``normcompass verify`` compares, each with its margin; and the run's error rates.
 
-One table, fixed before results were looked at, and such that direct simulation reaches it in its budget.
+Margins belong to the quantity and were fixed before results were looked at: 1 % of a rate per layer,
+1 % of second moments and of the stable rank, 0.01 on the similarity, 5 % of 1 - s down to layer 10.
+A budget may tighten all of them by one factor.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["ALPHA", "POWER", "QUANTITIES", "Quantity"]
+__all__ = ["ALPHA", "ASSURANCE", "POWER", "QUANTITIES", "Quantity"]
 
 ALPHA = 0.001
 """Family-wise error of a run: the probability of any false rejection if every prediction is true."""
 
 POWER = 0.95
 """The detectable error is found with this probability."""
+
+ASSURANCE = 0.995
+"""Probability, test by test, that the planned networks suffice to confirm an exact prediction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +30,8 @@ class Quantity:
 
     Attributes
     ----------
-    name, label, unit
-        Identifier, heading, and what one unit of the margin is.
+    name, label
+        Identifier and heading.
     margin
         Largest error that still counts as agreement, on the scale of the comparison: for
         logarithms a relative error.
@@ -33,25 +39,28 @@ class Quantity:
         Whether the margin is a rate, multiplied by the number of layers that lie in between.
     logarithmic
         Whether the scale is a logarithm, so that 100 times the margin reads as percent.
+    deepest
+        Last layer at which the margin applies.
     """
 
     name: str
     label: str
     margin: float
-    per_layer: bool
-    logarithmic: bool
+    per_layer: bool = False
+    logarithmic: bool = True
+    deepest: float = math.inf
     reason: str
 
-    def layers(self, layer: int, depth: int, *, stationary: bool) -> int:
-        """Layers over which a rate accumulates: from the input, or for gradients from layer L.
+    @property
+    def backward(self) -> bool:
+        """Whether it belongs to gradients."""
+        return self.name == "gradient"
 
-        Of a stationary network (its normalizer sets the scale afresh) log E[x^2] accumulates nothing.
-        """
+    def layers(self, layer: int, depth: int) -> int:
+        """Layers over which a rate accumulates: from the input, or for gradients from layer L."""
         if not self.per_layer:
             return 1
-        if self.name == "gradient":
-            return depth - layer
-        return 1 if stationary else layer
+        return depth - layer if self.backward else layer
 
     def show(self, value: float) -> str:
         """``value`` per unit of the margin, for people."""
@@ -67,34 +76,43 @@ QUANTITIES: Mapping[str, Quantity] = MappingProxyType(
             Quantity(
                 name="second_moment",
                 label="log second moment",
-                margin=0.03,
+                margin=0.01,
+                reason="E[x²]: relative error; at any layer where the normalizer sets the scale afresh "
+                "(BN, LN, RMSNorm, GN), at the first layers elsewhere",
+            ),
+            Quantity(
+                name="growth",
+                label="log growth",
+                margin=0.01,
                 per_layer=True,
-                logarithmic=True,
-                reason="log E[x²]: one rate per layer where the scale accumulates, "
-                "once where the normalizer sets it afresh (BN, LN, RMSNorm, GN)",
+                reason="log E[x²] of deeper layers where the scale accumulates: relative error of the "
+                "factor per layer",
             ),
             Quantity(
                 name="similarity",
                 label="similarity",
-                margin=0.03,
-                per_layer=False,
+                margin=0.01,
                 logarithmic=False,
                 reason="mean cosine of two samples, absolute",
             ),
             Quantity(
+                name="gap",
+                label="log (1 − similarity)",
+                margin=0.05,
+                deepest=10,
+                reason="relative error of 1 − s, down to layer 10",
+            ),
+            Quantity(
                 name="stable_rank",
                 label="log stable rank",
-                margin=0.05,
-                per_layer=False,
-                logarithmic=True,
+                margin=0.01,
                 reason="relative error of tr M / ‖M‖₂",
             ),
             Quantity(
                 name="gradient",
                 label="log gradient ratio",
-                margin=0.03,
+                margin=0.01,
                 per_layer=True,
-                logarithmic=True,
                 reason="log(‖g^l‖²/‖g^L‖²): relative error of λ, the factor per layer",
             ),
         )

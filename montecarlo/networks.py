@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from montecarlo.digits import digits
-from montecarlo.options import NetworkOptions
+from montecarlo.options import NetworkOptions, shape_of
 from theory.errors import out_of_domain
 from theory.specs import activations, normalizers
 from theory.specs import weights as weight_specs
@@ -52,7 +52,7 @@ _WEIGHTS: Mapping[str, Callable[..., Weights]] = {
     "centered_weights": weight_specs.centered_weights,
 }
 _WITH_VARIANCE = ("gaussian", "WC", "centered_weights")
-_CORRELATION = 0.5
+_CORRELATION = _POSITION_CORRELATION = 0.5
 
 
 def build(options: NetworkOptions) -> tuple[FeedForward, Inputs]:
@@ -70,7 +70,7 @@ def build_network(options: NetworkOptions) -> FeedForward:
         ``group_size``: for group_norm and evonorm_s0, instead of the size in parentheses;
         ``eps``: added to the pool's variance, only for a normalizer that divides;
         ``activation``, ``weights``, ``weight_variance``: instead of the layer's own, None keeps
-        them; ``depth``: number of layers.
+        them; ``kernel``: taps in every direction; ``depth``: number of layers.
 
     Raises
     ------
@@ -89,6 +89,7 @@ def build_network(options: NetworkOptions) -> FeedForward:
     if options.weights is not None or options.weight_variance is not None:
         weights = _weights(options.weights, options.weight_variance, layer.weights)
         layer = dataclasses.replace(layer, weights=weights)
+    layer = dataclasses.replace(layer, kernel=options.kernel)
     return FeedForward(layer, depth=options.depth)
 
 
@@ -98,23 +99,38 @@ def build_inputs(options: NetworkOptions) -> Inputs:
     Raises
     ------
     SpecificationError
-        Another kind, values outside their domain, or a correlation for images, which have their own.
+        Another kind, values outside their domain, or correlations and positions for images, which
+        have their own and are taken as vectors.
     """
-    correlation = options.correlation
     if options.inputs == "synthetic":
-        return exchangeable(
-            batch=options.batch, correlation=_CORRELATION if correlation is None else correlation
-        )
+        return _synthetic(options)
     if options.inputs == "digits":
-        if correlation is not None:
-            raise out_of_domain(
-                "correlation",
-                correlation,
-                "left out with --inputs digits",
-                "the images have their own; drop it or use --inputs synthetic",
-            )
+        for name in ("correlation", "positions", "position_correlation", "cross_correlation"):
+            value = getattr(options, name)
+            if value is not None:
+                raise out_of_domain(
+                    name,
+                    value,
+                    "left out with --inputs digits",
+                    "the images have their own; drop it or use --inputs synthetic",
+                )
         return from_data(digits(batch=options.batch))
     raise out_of_domain("inputs", options.inputs, "synthetic or digits", "check the spelling")
+
+
+def _synthetic(options: NetworkOptions) -> Inputs:
+    correlation = _CORRELATION if options.correlation is None else options.correlation
+    shape = (1,) if options.positions is None else shape_of(options.positions)
+    beside = options.position_correlation
+    if beside is None and shape != (1,):
+        beside = _POSITION_CORRELATION
+    return exchangeable(
+        batch=options.batch,
+        correlation=correlation,
+        positions=shape,
+        position_correlation=beside,
+        cross_correlation=options.cross_correlation,
+    )
 
 
 def _layer(norm: str | None, group_size: int | None) -> Layer:

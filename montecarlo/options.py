@@ -27,6 +27,7 @@ __all__ = [
     "MethodChoice",
     "NetworkOptions",
     "byte_count",
+    "shape_of",
     "takes_network",
 ]
 
@@ -107,6 +108,38 @@ class NetworkOptions:
             help="Cosine of two samples of synthetic inputs; 0.5 if not given.",
         ),
     ] = None
+    positions: Annotated[
+        str | None,
+        _option(
+            "--positions",
+            metavar="S|HxW",
+            help="Positions per sample: 16 on a ring, 4x4 on a torus; IN and FRN need them.",
+        ),
+    ] = None
+    kernel: Annotated[
+        int,
+        _option(
+            "--kernel",
+            metavar="K",
+            help="Taps of the convolutions in every direction, padding circular.",
+        ),
+    ] = 1
+    position_correlation: Annotated[
+        float | None,
+        _option(
+            "--position-correlation",
+            metavar="W",
+            help="Cosine of two positions of a sample; 0.5 if not given.",
+        ),
+    ] = None
+    cross_correlation: Annotated[
+        float | None,
+        _option(
+            "--cross-correlation",
+            metavar="X",
+            help="Cosine where sample and position differ; the product C W if not given.",
+        ),
+    ] = None
     inputs: Annotated[
         str,
         _option(
@@ -158,6 +191,22 @@ def takes_network(command: Callable[..., None]) -> Callable[..., None]:
 
     flat.__signature__ = inspect.Signature([*network, *own])  # type: ignore[attr-defined]
     return flat
+
+
+def shape_of(text: str) -> tuple[int, ...]:
+    """Positions on a ring, ``16``, or on a torus, ``4x4``.
+
+    Raises
+    ------
+    SpecificationError
+        Neither, or no position at all.
+    """
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
+    sides = tuple(int(side) for side in match.groups() if side is not None) if match else (0,)
+    if 0 in sides:
+        domain = "S for a ring or HxW for a torus, of at least one position"
+        raise out_of_domain("positions", text, domain, "write 16 or 4x4, say")
+    return sides
 
 
 _UNITS = {"": 1, "b": 1} | {

@@ -25,9 +25,12 @@ import numpy as np
 import scipy
 
 from montecarlo import figures
+from montecarlo.budgets import DEFAULT, Budget
 from montecarlo.claims import cases
-from montecarlo.margins import ALPHA, POWER, QUANTITIES
-from montecarlo.verdicts import ControlRow, Row
+from montecarlo.controls import ControlRow
+from montecarlo.margins import ASSURANCE, POWER, QUANTITIES
+from montecarlo.report_text import INPUTS, METHOD, STYLE
+from montecarlo.verdicts import VERDICTS, Row
 from montecarlo.verify import Run
 from theory.errors import StoreError, out_of_domain
 from theory.provenance import version_of
@@ -42,41 +45,7 @@ __all__ = [
     "write",
 ]
 
-SCHEMA = 1
-
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 76em; padding: 0 1em; color: #222 }
-h1 { margin-bottom: 0.2em } h2 { margin-top: 2em; border-bottom: 1px solid #ccc }
-img { max-width: 100%; height: auto }
-table { border-collapse: collapse; font-size: 13px; margin: 0.6em 0 }
-th, td { padding: 0.15em 0.7em; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap }
-th { background: #f4f4f4 } .text { text-align: left; white-space: normal }
-.count { display: inline-block; padding: 0.3em 0.9em; margin-right: 0.6em; background: #eee }
-.AGREE { color: #0072B2 } .REJECTED { color: #D55E00; font-weight: bold }
-.INCONCLUSIVE { color: #777; font-weight: bold }
-code { background: #f4f4f4; padding: 0.1em 0.3em }
-figure { margin: 0.8em 0 } figcaption { color: #555; font-size: 13px }
-"""
-
-_METHOD = (
-    "A finite network's mean is a + b/n at width n, plus higher orders. For each quantity and layer "
-    "the means at several widths are fitted by weighted least squares; the intercept a is compared "
-    "with the prediction. The interval and the detectable error include what does not average out: "
-    "the prediction's stated numerical error, rounding in single precision, and the neglected "
-    "second-order term of the expansion. REJECTED: Holm's procedure rejects agreement and the "
-    "interval is not inside the margin. INCONCLUSIVE: not rejected, but the smallest error that "
-    "this run detects exceeds the margin. AGREE: otherwise; the flag 'deviation' marks a difference that "
-    "is not zero but whose whole interval lies inside the margin."
-)
-
-_INPUTS = (
-    "synthetic: an exchangeable batch of 8 samples (16 for VN and EvoNorm-B0, whose gradients have a "
-    "variance only from 10 on) with correlation 0.3. digits: 16 handwritten digits from scikit-learn, "
-    "scaled to a mean second moment of 1, with their full covariance. A normalized row of weights "
-    "sees its fan-in, and 64 pixels are far from the limit that the theory describes; WN and SWS are "
-    "therefore given the digits' Gram matrix and feature means, which the simulation realizes "
-    "exactly at an input dimension equal to the width. All other cases see the pixels themselves."
-)
+SCHEMA = 2
 
 
 def write(run: Run, folder: Path, *, timings: Mapping[str, Any] | None = None) -> Path:
@@ -110,8 +79,8 @@ def command(run: Run) -> str:
     everything = [case.id for case in cases(run.inputs)]
     absent = [name for name in everything if name not in present]
     parts = ["normcompass verify"]
-    if run.budget.name == "quick":
-        parts.append("--quick")
+    if run.budget.name != DEFAULT.name:
+        parts.append(f"--budget {run.budget.name}")
     parts.append(f"--inputs {run.inputs}")
     if run.controls:
         parts.append("--controls")
@@ -122,9 +91,9 @@ def command(run: Run) -> str:
     return " ".join([*parts, f"--seed {run.seed}"])
 
 
-def margins_table() -> list[tuple[str, str, str]]:
-    """(quantity, margin, reason): fixed in ``margins.QUANTITIES``."""
-    return [(q.label, q.show(q.margin), q.reason) for q in QUANTITIES.values()]
+def margins_table(budget: Budget) -> list[tuple[str, str, str]]:
+    """(quantity, margin, reason): fixed in ``margins.QUANTITIES``, tightened by the budget."""
+    return [(q.label, q.show(q.margin * budget.tightening), q.reason) for q in QUANTITIES.values()]
 
 
 def json_document(run: Run) -> dict[str, Any]:
@@ -135,8 +104,9 @@ def json_document(run: Run) -> dict[str, Any]:
         "command": command(run),
         "exit_status": run.exit_status,
         "counts": run.counts,
-        "alpha": ALPHA,
+        "alpha": run.alpha,
         "power": POWER,
+        "assurance": ASSURANCE,
         "tests": len(run.rows),
         "level": run.level,
         "seed": run.seed,
@@ -145,21 +115,20 @@ def json_document(run: Run) -> dict[str, Any]:
         "rows": [dataclasses.asdict(row) for row in run.rows],
         "controls": [dataclasses.asdict(control) for control in run.controls],
         "skipped": list(run.skipped),
-        "curves": {
-            case: {
-                name: {
-                    "widths": curve.widths,
-                    "networks": curve.networks,
-                    "theory": curve.theory.tolist(),
-                    "intercept": curve.intercept.tolist(),
-                    "sem": curve.sem.tolist(),
-                    "means": curve.means.tolist(),
-                    "sems": curve.sems.tolist(),
-                }
-                for name, curve in curves.items()
+        "curves": [
+            {
+                "case": case,
+                "quantity": name,
+                "widths": curve.widths,
+                "networks": curve.networks,
+                "theory": curve.theory.tolist(),
+                "intercept": curve.fit.intercept.tolist(),
+                "sem": curve.fit.sem.tolist(),
+                "means": curve.means.tolist(),
+                "sems": curve.sems.tolist(),
             }
-            for case, curves in run.curves.items()
-        },
+            for (case, name), curve in run.curves.items()
+        ],
         "provenance": _provenance(),
     }
     plain = finite(document)
@@ -220,7 +189,7 @@ def _page(run: Run) -> str:
     body = [
         "<h1>normcompass: theory against simulation</h1>",
         f"<p>{badges}</p>",
-        f"<p>{len(run.rows)} tests, family-wise error {ALPHA:g} (Holm), "
+        f"<p>{len(run.rows)} tests, family-wise error {run.alpha:g} (Holm), "
         f"{100 * POWER:g} % power at the detectable error. "
         f"Reproduce with <code>{_escape(command(run))}</code> (exit status {run.exit_status}).</p>",
         _figure(
@@ -237,8 +206,8 @@ def _page(run: Run) -> str:
         ),
         _figure(figures.p_values(run), "p-values of all tests against the uniform law."),
         "<h2>Margins</h2>",
-        _table(("quantity", "margin", "why this scale"), margins_table(), text=(0, 2)),
-        f"<h2>Method</h2><p>{_escape(_METHOD)}</p><p>{_escape(_INPUTS)}</p>",
+        _table(("quantity", "margin", "why this scale"), margins_table(run.budget), text=(0, 2)),
+        f"<h2>Method</h2><p>{_escape(METHOD)}</p><p>{_escape(INPUTS)}</p>",
         _budget(run),
     ]
     if run.controls:
@@ -254,7 +223,7 @@ def _page(run: Run) -> str:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         "<title>normcompass verify</title>"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+        f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
     )
 
 
@@ -270,6 +239,7 @@ def _section(run: Run, name: str) -> list[str]:
         "difference",
         "detectable",
         "margin",
+        "networks",
         "p (Holm)",
         "verdict",
         "route",
@@ -288,8 +258,9 @@ def _section(run: Run, name: str) -> list[str]:
                 show(row.difference / row.layers),
                 show(row.detectable / row.layers),
                 show(row.margin / row.layers),
+                str(row.networks),
                 f"{row.p_holm:.3g}",
-                " ".join((row.verdict, *row.flags)),
+                _judged(row),
                 row.route,
             )
         )
@@ -300,8 +271,16 @@ def _section(run: Run, name: str) -> list[str]:
     return [
         f"<h2>{_escape(name)}</h2><p>{_escape(statement)}</p>",
         _figure(figures.normalizer(run, name), caption),
-        _table(header, rows, text=(0, 1, 10, 11)),
+        _table(header, rows, text=(0, 1, 11, 12)),
     ]
+
+
+def _judged(row: Row) -> str:
+    """Verdict and flags, and how many networks an inconclusive test needs."""
+    words = (row.verdict, *row.flags)
+    if row.verdict == "INCONCLUSIVE" and math.isfinite(row.networks_needed):
+        words = (*words, f"({row.networks_needed:,.0f} networks needed)")
+    return " ".join(words)
 
 
 def _controls(controls: Iterable[ControlRow]) -> str:
@@ -340,16 +319,15 @@ def _controls(controls: Iterable[ControlRow]) -> str:
 
 
 def _budget(run: Run) -> str:
-    rows = [
-        (
-            case.id,
-            str(case.batch),
-            str(run.budget.depth),
-            ", ".join(f"{n} × {width}" for width, n in case.plan(run.budget)),
-        )
-        for case in run.cases
-    ]
-    return _table(("case", "batch", "depth", "networks × width"), rows, text=(0, 3))
+    rows = []
+    for case in run.cases:
+        for part in case.parts(run.budget):
+            networks = run.curves[case.id, part.quantities[0]].networks
+            widths = ", ".join(map(str, part.grid.widths))
+            cells = (case.id, part.name, str(case.batch), str(part.grid.depth), widths)
+            rows.append((*cells, f"{part.grid.pilot} + {networks - part.grid.pilot}"))
+    header = ("case", "what", "batch", "depth", "widths", "networks of each (pilot + more)")
+    return _table(header, rows, text=(0, 1, 4, 5))
 
 
 def _table(
@@ -357,9 +335,7 @@ def _table(
 ) -> str:
     def cell(tag: str, column: int, value: str) -> str:
         kind = ["text"] if column in text else []
-        kind += [word for word in value.split() if word in ("AGREE", "REJECTED", "INCONCLUSIVE")][
-            :1
-        ]
+        kind += [word for word in value.split() if word in VERDICTS][:1]
         attribute = f' class="{" ".join(kind)}"' if kind else ""
         return f"<{tag}{attribute}>{_escape(value)}</{tag}>"
 

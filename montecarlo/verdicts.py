@@ -1,14 +1,18 @@
-"""Verdicts: AGREE, REJECTED or INCONCLUSIVE, from per-network values at several widths.
+"""Verdicts: CONFIRMED, REJECTED or INCONCLUSIVE, from per-network values at several widths.
 
-For a quantity at a layer, d = a - theory, where a + b/n fits the means at widths n.  With the level
-alpha/m of the m tests of the run, interval d +- h (``half_width``), detectable error delta:
+For a quantity at a layer, d = a - theory, where a + b/n (``statistics.width_terms``) fits the means at
+widths n.  With the level alpha/m of the m tests of the run and the interval d +- h (``half_width``):
 
-    REJECTED       Holm rejects d = 0 at alpha, and the interval is not inside the margin
-    INCONCLUSIVE   not rejected, but delta exceeds the margin: the run could not have seen it
-    AGREE          otherwise; flag ``deviation`` if Holm rejects but the interval is inside the margin
+    CONFIRMED      the interval lies inside +-margin; flag ``deviation`` if zero is excluded
+    REJECTED       zero is excluded (Holm at alpha), and the interval is not inside the margin
+    INCONCLUSIVE   otherwise, with the number of networks that would decide
+
+A fit that the means refuse (lack of fit at alpha/m, flag ``curvature``) has no intercept to judge.
+All intervals of a run hold together with probability 1 - alpha, so that a wrong CONFIRMED is as
+rare as a wrong REJECTED.
 
 What does not average out is added as a bound on both sides: the prediction's stated error, rounding,
-and the neglected c/n^2, taken as twice b^2 relative to the scale of the quantity.
+and the next term of the expansion.
 """
 
 from __future__ import annotations
@@ -21,48 +25,85 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from montecarlo.claims import (
-    Budget,
-    Case,
-    Control,
-    Theory,
-)
-from montecarlo.margins import ALPHA, POWER, QUANTITIES, Quantity
+from montecarlo.budgets import Budget
+from montecarlo.claims import Case, Part, Theory
+from montecarlo.margins import ASSURANCE, POWER, Quantity
 from montecarlo.statistics import (
     Fit,
+    Term,
     detectable,
+    estimate,
     half_width,
     holm,
+    neglected,
+    networks_needed,
     p_value,
+    variance_decay,
     weighted_fit,
-    width_powers,
+    width_terms,
 )
 
-__all__ = ["DTYPE", "ControlRow", "Curve", "Row", "Verdict", "control_row", "curves_of", "judge"]
+__all__ = [
+    "DTYPE",
+    "VERDICTS",
+    "Curve",
+    "Row",
+    "Check",
+    "Verdict",
+    "curves_of",
+    "judge",
+    "networks_wanted",
+    "checks_of",
+]
 
 FloatArray = NDArray[np.float64]
-Verdict = Literal["AGREE", "REJECTED", "INCONCLUSIVE"]
+Verdict = Literal["CONFIRMED", "REJECTED", "INCONCLUSIVE"]
+VERDICTS: tuple[Verdict, ...] = ("CONFIRMED", "REJECTED", "INCONCLUSIVE")
 
-_EFFECT = 2.0
-"""Margins by which a wrong theory must differ from the true one."""
+_RESERVE = 0.1
+"""Share of a margin that the plan leaves to the truncation, known only after the means are."""
 
 DTYPE = "float32"
 """Arithmetic of the simulations; its rounding enters the bounds."""
 
 
+@dataclass(frozen=True)
+class Check:
+    """One quantity of one case at one layer; ``margin`` is the total over ``layers``."""
+
+    case: Case
+    part: Part
+    quantity: Quantity
+    layer: int
+    margin: float
+
+    @property
+    def layers(self) -> int:
+        """Layers over which a rate accumulates."""
+        return self.quantity.layers(self.layer, self.part.grid.depth)
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Key of its curve."""
+        return self.case.id, self.quantity.name
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One test: a quantity of one case at one layer.
+    """The result of one test.
 
     ``margin``, ``detectable``, ``difference`` and ``half_width`` are totals; divided by ``layers``
     they are per layer for rates.  ``detectable_relative`` is relative to the prediction; for a
     logarithmic quantity, to the number (or factor per layer) of which it is the logarithm.
+    ``networks`` were simulated at every width; ``networks_needed`` would confirm an exact prediction,
+    infinite if what does not average out fills the margin.
     """
 
     case: str
     inputs: str
     quantity: str
     layer: int
+    depth: int
     layers: int
     theory: float
     theory_error: float
@@ -74,6 +115,7 @@ class Row:
     truncation: float
     lack_of_fit: float
     networks: int
+    networks_needed: float
     difference: float
     half_width: float
     p: float
@@ -86,79 +128,98 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControlRow:
-    """One wrong theory, on the test where it differs most from the true one.
+class Curve:
+    """One quantity of one case over all layers: prediction, fits, and the means behind them.
 
-    ``effect`` is its distance from the true prediction in margins, at least two for a control that
-    shows anything.  ``rejected`` is the verdict a prediction would get, decided at alpha/m, the
-    strictest step of Holm's procedure.
+    ``bound`` has shape (3, depth): stated error, truncation, rounding.  ``means`` and ``sems`` have
+    shape (widths, depth).
     """
 
-    case: str
-    inputs: str
-    control: str
-    statement: str
-    quantity: str
-    layer: int
-    layers: int
-    wrong: float
-    theory: float
-    simulation: float
-    sem: float
-    effect: float
-    p: float
-    rejected: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """One quantity of one case over all layers: prediction, intercepts, and the means behind them."""
-
     theory: FloatArray
-    intercept: FloatArray
-    sem: FloatArray
     bound: FloatArray
+    fit: Fit
+    terms: tuple[Term, ...]
     widths: tuple[int, ...]
-    networks: tuple[int, ...]
+    networks: int
     means: FloatArray
     sems: FloatArray
-    fits: tuple[Fit, ...]
+
+
+def checks_of(
+    chosen: Sequence[Case], budget: Budget, theories: Mapping[tuple[str, str, int], Theory]
+) -> tuple[list[Check], list[str]]:
+    """Everything a run compares; and what was left out, with the reason.  No simulation decides it."""
+    tests, skipped = [], []
+    for case in chosen:
+        parts = case.parts(budget)
+        if not any("gradient" in part.quantities for part in parts):
+            skipped.append(f"{case.id}, gradients: their heavy tail needs a larger budget")
+        for part in parts:
+            theory = theories[case.id, "", part.grid.depth]
+            for quantity, layer in part.tests:
+                reason = _untestable(case, part, quantity, layer, theory)
+                if reason:
+                    skipped.append(f"{case.id}, {quantity.label}, layer {layer}: {reason}")
+                    continue
+                layers = quantity.layers(layer, part.grid.depth)
+                margin = quantity.margin * budget.tightening * layers
+                tests.append(Check(case, part, quantity, layer, margin))
+    return tests, skipped
+
+
+def _untestable(
+    case: Case, part: Part, quantity: Quantity, layer: int, theory: Theory
+) -> str | None:
+    """Why the prediction says that the expansion does not describe this quantity, or None."""
+    if not np.isfinite(theory.value[quantity.name][layer - 1]):
+        return f"the prediction is not finite ({theory.status})"
+    if quantity.name == "stable_rank":
+        # The largest eigenvalue is smooth in the Gram matrix only while B s exceeds the spread
+        # sqrt(B/n) of the eigenvalues; else it has corrections n^(-1/2).
+        similarity = theory.value["similarity"][layer - 1]
+        if case.batch * similarity < 4.0 * math.sqrt(case.batch / min(part.grid.widths)):
+            return "the leading eigenvalue is not separated, so corrections are not in 1/n"
+    return None
 
 
 def curves_of(
-    case: Case,
-    budget: Budget,
-    theory: Theory,
-    samples: Mapping[tuple[str, int], list[FloatArray]],
+    case: Case, part: Part, theory: Theory, values: Sequence[FloatArray]
 ) -> dict[str, Curve]:
-    """Intercepts of every quantity at every layer."""
-    plan = case.plan(budget)
-    widths, networks = tuple(w for w, _ in plan), tuple(n for _, n in plan)
-    values = [np.concatenate(samples[case.id, width], axis=1) for width in widths]
-    with np.errstate(invalid="ignore"):
-        means = np.stack([v.mean(axis=1) for v in values])  # (widths, quantities, depth)
-        sems = np.stack([v.std(axis=1, ddof=1) / math.sqrt(v.shape[1]) for v in values])
+    """Fits of every quantity of a part at every layer.
+
+    Parameters
+    ----------
+    values
+        For every width, shape (quantities, networks, depth).
+    """
+    widths, pilot = part.grid.widths, part.grid.pilot
+    found = [estimate(np.moveaxis(v, 1, -1), pilot=pilot) for v in values]
+    means, sems = (np.stack(column) for column in zip(*found, strict=True))
+    counts = [min(pilot, v.shape[1]) for v in values]
     curves = {}
-    for index, name in enumerate(QUANTITIES):
-        powers = width_powers(case.rank) if name == "gradient" else (1.0,)
-        fits = tuple(
-            weighted_fit(widths, means[:, index, k], sems[:, index, k], networks, powers=powers)
-            for k in range(budget.depth)
+    for index, name in enumerate(part.quantities):
+        rank = case.rank if name == "gradient" else math.inf
+        terms = width_terms(rank, curved=part.grid.curved)
+        fit = weighted_fit(
+            widths,
+            means[:, index].T,
+            sems[:, index].T,
+            counts,
+            terms=terms,
+            decay=variance_decay(rank),
         )
         value, error = theory.value[name], theory.error[name]
-        scale = _scale(name, value)
-        truncation = np.array([_truncation(fit, widths) for fit in fits]) / scale
-        rounding = budget.depth * float(np.finfo(DTYPE).eps) * (1.0 + np.abs(value))
+        truncation = neglected(fit, widths, terms) / _scale(name, value)
+        rounding = part.grid.depth * float(np.finfo(DTYPE).eps) * (1.0 + np.abs(value))
         curves[name] = Curve(
             theory=value,
-            intercept=np.array([fit.intercept for fit in fits]),
-            sem=np.array([fit.sem for fit in fits]),
             bound=np.stack([error, truncation, rounding]),
+            fit=fit,
+            terms=terms,
             widths=widths,
-            networks=networks,
+            networks=values[0].shape[1],
             means=means[:, index],
             sems=sems[:, index],
-            fits=fits,
         )
     return curves
 
@@ -170,126 +231,124 @@ def _scale(name: str, value: FloatArray) -> FloatArray:
     return np.minimum(np.abs(value), 1.0) if name == "stable_rank" else np.ones_like(value)
 
 
-def _truncation(fit: Fit, widths: Sequence[int]) -> float:
-    """|sum w_k 2 b^2/n_k^2|: what a neglected term c/n^2, |c| <= 2 b^2, does to the intercept."""
-    n = np.asarray(widths, dtype=np.float64)
-    return 2.0 * fit.slopes[-1] ** 2 * abs(float((fit.shares / n**2).sum()))
+def networks_wanted(
+    tests: Sequence[Check], curves: Mapping[str, Curve], part: Part, *, level: float
+) -> int:
+    """Networks at every width that confirm what is true; standard deviations alone decide.
+
+    No mean enters: neither a difference from theory nor a slope, for which a share of the margin is
+    reserved.  Where the stated error leaves no room, networks do not help and none are asked for.
+    """
+    wanted = part.grid.pilot
+    for test in tests:
+        curve, index = curves[test.quantity.name], test.layer - 1
+        fixed = float(curve.bound[0, index] + curve.bound[2, index])
+        needed = networks_needed(
+            networks=curve.networks,
+            sem=curve.fit.sem[index],
+            dof=curve.fit.dof[index],
+            level=level,
+            room=(1.0 - _RESERVE) * test.margin - fixed,
+            assurance=ASSURANCE,
+        )
+        if math.isfinite(needed):
+            wanted = max(wanted, min(int(needed), part.grid.largest))
+    return wanted
 
 
 def judge(
-    chosen: Sequence[Case],
-    budget: Budget,
-    theories: Mapping[tuple[str, str], Theory],
-    curves: Mapping[str, Mapping[str, Curve]],
-) -> tuple[list[Row], list[str]]:
-    """Tests and verdicts; and what was left out, with the reason."""
-    tests: list[tuple[Case, Quantity, int]] = []
-    skipped = []
-    for case in chosen:
-        for quantity in QUANTITIES.values():
-            backward = quantity.name == "gradient"
-            for layer in budget.backward if backward else budget.forward:
-                reason = _untestable(case, budget, quantity, layer, theories[case.id, ""])
-                if reason:
-                    skipped.append(f"{case.id}, {quantity.label}, layer {layer}: {reason}")
-                else:
-                    tests.append((case, quantity, layer))
-    level = ALPHA / len(tests)
-    p_values = [_p(curves[case.id][quantity.name], layer) for case, quantity, layer in tests]
-    rows = [
+    tests: Sequence[Check],
+    theories: Mapping[tuple[str, str, int], Theory],
+    curves: Mapping[tuple[str, str], Curve],
+    *,
+    alpha: float,
+) -> list[Row]:
+    """Verdicts of all tests together."""
+    p_values = [float(_p(curves[test.place], test.layer)) for test in tests]
+    return [
         _row(
-            case,
-            quantity,
-            layer,
-            theories[case.id, ""],
-            curves[case.id][quantity.name],
-            budget=budget,
-            level=level,
+            test,
+            theories[test.case.id, "", test.part.grid.depth],
+            curves[test.place],
+            alpha=alpha,
+            level=alpha / len(tests),
             p=p,
             p_holm=float(adjusted),
         )
-        for (case, quantity, layer), p, adjusted in zip(
-            tests, p_values, holm(p_values), strict=True
-        )
+        for test, p, adjusted in zip(tests, p_values, holm(p_values), strict=True)
     ]
-    return rows, skipped
 
 
-def _untestable(
-    case: Case, budget: Budget, quantity: Quantity, layer: int, theory: Theory
-) -> str | None:
-    """Why the prediction says that a + b/n does not describe this quantity, or None."""
-    if not np.isfinite(theory.value[quantity.name][layer - 1]):
-        return f"the prediction is not finite ({theory.status})"
-    if quantity.name != "gradient" and layer > case.deepest:
-        return "its corrections in 1/n are too large at these widths"
-    if quantity.name == "stable_rank":
-        # The largest eigenvalue is smooth in the Gram matrix only while B s exceeds the spread
-        # sqrt(B/n) of the eigenvalues; else it has corrections n^(-1/2).
-        similarity = theory.value["similarity"][layer - 1]
-        if case.batch * similarity < 4.0 * math.sqrt(case.batch / case.plan(budget)[0][0]):
-            return "the leading eigenvalue is not separated, so corrections are not in 1/n"
-    return None
-
-
-def _p(curve: Curve, layer: int) -> float:
-    fit = curve.fits[layer - 1]
+def _p(curve: Curve, layer: int) -> FloatArray:
+    index = layer - 1
     return p_value(
-        fit.intercept - float(curve.theory[layer - 1]),
-        sem=fit.sem,
-        dof=fit.dof,
-        bound=float(curve.bound[:, layer - 1].sum()),
+        curve.fit.intercept[index] - curve.theory[index],
+        sem=curve.fit.sem[index],
+        dof=curve.fit.dof[index],
+        bound=curve.bound[:, index].sum(),
     )
 
 
 def _row(
-    case: Case,
-    quantity: Quantity,
-    layer: int,
+    test: Check,
     theory: Theory,
     curve: Curve,
     *,
-    budget: Budget,
+    alpha: float,
     level: float,
     p: float,
     p_holm: float,
 ) -> Row:
-    index = layer - 1
-    fit, predicted = curve.fits[index], float(curve.theory[index])
-    layers = quantity.layers(layer, budget.depth, stationary=case.stationary)
-    margin = quantity.margin * layers
+    index, layers, margin = test.layer - 1, test.layers, test.margin
+    intercept, sem, dof = (float(column[index]) for column in curve.fit[:3])
+    lack, predicted = float(curve.fit.lack_of_fit[index]), float(curve.theory[index])
     bound = float(curve.bound[:, index].sum())
-    difference = fit.intercept - predicted
-    half = half_width(sem=fit.sem, dof=fit.dof, level=level, bound=bound)
-    smallest = detectable(sem=fit.sem, dof=fit.dof, level=level, power=POWER, bound=bound)
-    verdict, flags = _verdict(
-        difference, half=half, smallest=smallest, margin=margin, p_holm=p_holm
+    difference = intercept - predicted
+    half = float(half_width(sem=sem, dof=dof, level=level, bound=bound))
+    smallest = float(detectable(sem=sem, dof=dof, level=level, power=POWER, bound=bound))
+    needed = networks_needed(
+        networks=curve.networks,
+        sem=sem,
+        dof=dof,
+        level=level,
+        room=margin - bound,
+        assurance=ASSURANCE,
     )
-    if fit.lack_of_fit < level:
-        flags = (*flags, "curvature")
-    relative = math.expm1(smallest / layers) if quantity.logarithmic else smallest / abs(predicted)
+    verdict, flags = _verdict(
+        difference,
+        half=half,
+        margin=margin,
+        bound=bound,
+        excluded=p_holm <= alpha,
+        curved=lack <= level,
+    )
+    logarithmic = test.quantity.logarithmic
     return Row(
-        case=case.name,
-        inputs=case.kind,
-        quantity=quantity.name,
-        layer=layer,
+        case=test.case.name,
+        inputs=test.case.kind,
+        quantity=test.quantity.name,
+        layer=test.layer,
+        depth=test.part.grid.depth,
         layers=layers,
         theory=predicted,
         theory_error=float(curve.bound[0, index]),
-        route=theory.route[quantity.name],
-        simulation=fit.intercept,
-        sem=fit.sem,
-        dof=fit.dof,
-        slope=fit.slopes[-1],
+        route=theory.route[test.quantity.name],
+        simulation=intercept,
+        sem=sem,
+        dof=dof,
+        slope=float(curve.fit.slopes[index, 0]),
         truncation=float(curve.bound[1, index]),
-        lack_of_fit=fit.lack_of_fit,
-        networks=sum(curve.networks),
+        lack_of_fit=lack,
+        networks=curve.networks,
+        networks_needed=float(needed),
         difference=difference,
         half_width=half,
         p=p,
         p_holm=p_holm,
         detectable=smallest,
-        detectable_relative=relative,
+        detectable_relative=math.expm1(smallest / layers)
+        if logarithmic
+        else smallest / abs(predicted),
         margin=margin,
         verdict=verdict,
         flags=flags,
@@ -297,54 +356,15 @@ def _row(
 
 
 def _verdict(
-    difference: float, *, half: float, smallest: float, margin: float, p_holm: float
+    difference: float, *, half: float, margin: float, bound: float, excluded: bool, curved: bool
 ) -> tuple[Verdict, tuple[str, ...]]:
     """The definitions at the head of this module."""
-    if math.isnan(p_holm):
+    if math.isnan(difference + half):
         return "INCONCLUSIVE", ("no estimate",)
-    inside = abs(difference) + half <= margin
-    if p_holm <= ALPHA:
-        return ("AGREE", ("deviation",)) if inside else ("REJECTED", ())
-    if smallest > margin:
-        return "INCONCLUSIVE", ("underpowered",)
-    return "AGREE", ()
-
-
-def control_row(
-    case: Case,
-    control: Control,
-    wrong: Theory,
-    rows: Sequence[Row],
-    curves: Mapping[str, Mapping[str, Curve]],
-    level: float,
-) -> ControlRow:
-    """The wrong theory on the test of this case where it is furthest from the true one."""
-
-    def effect(row: Row) -> float:
-        value = float(wrong.value[row.quantity][row.layer - 1])
-        return abs(value - row.theory) / row.margin if math.isfinite(value) else 0.0
-
-    tests = [row for row in rows if (row.case, row.inputs) == (case.name, case.kind)]
-    row = max(tests, key=effect)
-    curve, index = curves[case.id][row.quantity], row.layer - 1
-    value = float(wrong.value[row.quantity][index])
-    bound = float(curve.bound[1:, index].sum() + wrong.error[row.quantity][index])
-    p = p_value(row.simulation - value, sem=row.sem, dof=row.dof, bound=bound)
-    half = half_width(sem=row.sem, dof=row.dof, level=level, bound=bound)
-    size = effect(row)
-    return ControlRow(
-        case=case.name,
-        inputs=case.kind,
-        control=control.name,
-        statement=control.statement,
-        quantity=row.quantity,
-        layer=row.layer,
-        layers=row.layers,
-        wrong=value,
-        theory=row.theory,
-        simulation=row.simulation,
-        sem=row.sem,
-        effect=size,
-        p=p,
-        rejected=p <= level and abs(row.simulation - value) + half > row.margin and size >= _EFFECT,
-    )
+    if curved:
+        return "INCONCLUSIVE", ("curvature",)
+    if abs(difference) + half <= margin:
+        return "CONFIRMED", ("deviation",) if excluded else ()
+    if excluded:
+        return "REJECTED", ()
+    return "INCONCLUSIVE", ("underpowered" if bound < margin else "bound exceeds margin",)

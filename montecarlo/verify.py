@@ -1,44 +1,48 @@
 """Run every case at several widths, and judge what was found.
 
-Predictions and blocks of networks are independent pieces of work, spread over processes.  Every
-block has its own random stream, from the seed, the case and the block, so that results depend
-neither on the number of workers nor on which cases are chosen.
+Two stages (``statistics``): a pilot at every width, whose standard deviations decide the number of
+networks, and then the rest.  Network r of a case is a function of the seed, the case, the width and
+r, so that results depend neither on the number of workers nor on which other cases are chosen (except
+that the level of a test, and with it the number of networks, follows from the number of tests).
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 
-from montecarlo.claims import (
-    Budget,
-    Case,
-    Theory,
-    cases,
-    theory_of,
-)
-from montecarlo.ensemble import simulate
-from montecarlo.jobs import compile_kernels
+from montecarlo.budgets import Budget
+from montecarlo.claims import Case, Part, Theory, cases, theory_of
+from montecarlo.collect import Resources, collect
+from montecarlo.controls import ControlRow, control_row
+from montecarlo.ensemble import plan
+from montecarlo.execution import execute, worker_count
+from montecarlo.experiment import Experiment
 from montecarlo.margins import ALPHA
-from montecarlo.verdicts import DTYPE, ControlRow, Curve, Row, control_row, curves_of, judge
-from theory.errors import NormcompassError, RegimeWarning, out_of_domain
+from montecarlo.observables import OBSERVABLES
+from montecarlo.verdicts import (
+    DTYPE,
+    VERDICTS,
+    Check,
+    Curve,
+    Row,
+    checks_of,
+    curves_of,
+    judge,
+    networks_wanted,
+)
+from theory.errors import NormcompassError, out_of_domain
 from theory.specs._check import integer
 from theory.specs.inputs import Inputs
 from theory.specs.networks import FeedForward
 
-__all__ = ["Run", "block_count", "run", "select"]
+__all__ = ["Run", "run", "select", "step_count"]
 
 FloatArray = NDArray[np.float64]
 Advance = Callable[[str], None]
-
-# A block of networks takes about half a second: one weight costs some 5 ns, drawn and used twice.
-_BLOCK_WEIGHTS = 1e8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,26 +52,27 @@ class Run:
     budget: Budget
     inputs: str
     seed: int
+    alpha: float
     cases: tuple[Case, ...]
     rows: tuple[Row, ...]
     controls: tuple[ControlRow, ...]
-    curves: Mapping[str, Mapping[str, Curve]]
+    curves: Mapping[tuple[str, str], Curve]
     skipped: tuple[str, ...]
 
     @property
     def level(self) -> float:
         """Level of a single test: alpha/m."""
-        return ALPHA / max(len(self.rows), 1)
+        return self.alpha / max(len(self.rows), 1)
 
     @property
     def counts(self) -> dict[str, int]:
         """Number of rows by verdict."""
         verdicts = [row.verdict for row in self.rows]
-        return {name: verdicts.count(name) for name in ("AGREE", "REJECTED", "INCONCLUSIVE")}
+        return {name: verdicts.count(name) for name in VERDICTS}
 
     @property
     def exit_status(self) -> int:
-        """0 all agree (and all controls are rejected), 1 something rejected (or a control stands), 3 else."""
+        """0 all confirmed (and all controls rejected), 1 something rejected (or a control stands), 3 else."""
         counts = self.counts
         if counts["REJECTED"] or any(not control.rejected for control in self.controls):
             return 1
@@ -107,6 +112,7 @@ def run(
     controls: bool = False,
     seed: int = 0,
     workers: int | None = None,
+    alpha: float = ALPHA,
     advance: Advance | None = None,
 ) -> Run:
     """Simulate and judge the chosen cases.
@@ -116,17 +122,19 @@ def run(
     chosen
         From ``select``.
     budget
-        Depth, widths and numbers of networks: ``QUICK`` or ``FULL``.
+        Depth, widths and numbers of networks: one of ``budgets.BUDGETS``.
     inputs
         Only recorded.
     controls
         Also judge the wrong theories.
     seed
-        Every block of networks has its own stream, from the seed, the case and the block.
+        Of all networks.
     workers
         Processes; None uses all cores.  The result does not depend on it.
+    alpha
+        Family-wise error.
     advance
-        Called with the id of a case whenever one of its blocks is done; see ``block_count``.
+        Called with the id of a case after each of its predictions and parts; see ``step_count``.
 
     Raises
     ------
@@ -134,151 +142,140 @@ def run(
         A prediction or simulation failed; a note says in which case.
     """
     seed = integer("seed", seed, low=0, remedy="pass an integer")
-    if workers is not None:
-        workers = integer("workers", workers, low=1, remedy="None uses all cores")
-    wanted = _predictions(chosen, budget, controls)
-    jobs = [
-        _Job(case, width, block, count)
+    workers = worker_count(workers)
+    report = advance or (lambda _: None)
+    theories = _predict_all(chosen, budget, controls, workers=workers, advance=report)
+    tests, skipped = checks_of(chosen, budget, theories)
+    level = alpha / max(len(tests), 1)
+    curves: dict[tuple[str, str], Curve] = {}
+    for case in chosen:
+        for part in case.parts(budget):
+            mine = [test for test in tests if test.case is case and test.part == part]
+            theory = theories[case.id, "", part.grid.depth]
+            found = _simulate(case, part, theory, mine, level=level, seed=seed, workers=workers)
+            curves |= {(case.id, name): curve for name, curve in found.items()}
+            report(case.id)
+    rows = judge(tests, theories, curves, alpha=alpha)
+    judged = [
+        control_row(case, control, tests, rows, theories, curves, level=level)
         for case in chosen
-        for width, block, count in _blocks(case, budget)
+        for control in (case.controls if controls else ())
     ]
-    results = _execute(wanted, jobs, budget=budget, seed=seed, workers=workers, advance=advance)
-    theories = dict(zip(wanted, results[: len(wanted)], strict=True))
-    samples: dict[tuple[str, int], list[FloatArray]] = {}
-    for job, values in zip(jobs, results[len(wanted) :], strict=True):
-        samples.setdefault((job.case.id, job.width), []).append(values)
-
-    curves = {case.id: curves_of(case, budget, theories[case.id, ""], samples) for case in chosen}
-    rows, skipped = judge(chosen, budget, theories, curves)
-    found: tuple[ControlRow, ...] = ()
-    if controls:
-        level = ALPHA / len(rows)
-        found = tuple(
-            control_row(case, control, theories[case.id, control.name], rows, curves, level)
-            for case in chosen
-            for control in case.controls
-        )
     return Run(
         budget=budget,
         inputs=inputs,
         seed=seed,
+        alpha=alpha,
         cases=tuple(chosen),
         rows=tuple(rows),
-        controls=found,
+        controls=tuple(judged),
         curves=curves,
         skipped=tuple(skipped),
     )
 
 
-def block_count(chosen: Sequence[Case], *, budget: Budget, controls: bool) -> int:
+def step_count(chosen: Sequence[Case], *, budget: Budget, controls: bool) -> int:
     """Number of calls of ``advance`` that a run makes."""
-    simulated = sum(len(list(_blocks(case, budget))) for case in chosen)
-    return simulated + len(_predictions(chosen, budget, controls))
+    parts = sum(len(case.parts(budget)) for case in chosen)
+    return parts + len(_wanted(chosen, budget, controls))
 
 
-@dataclass(frozen=True)
-class _Job:
-    case: Case
-    width: int
-    block: int
-    count: int
+def _simulate(
+    case: Case,
+    part: Part,
+    theory: Theory,
+    tests: Sequence[Check],
+    *,
+    level: float,
+    seed: int,
+    workers: int,
+) -> dict[str, Curve]:
+    """Both stages of one part."""
+    resources = Resources(workers=workers)
+    try:
+        experiments = [experiment_of(case, part, width, seed) for width in part.grid.widths]
+        pilot = [(experiment, part.grid.pilot) for experiment in experiments]
+        tables, _ = collect(pilot, resources)
+        curves = curves_of(case, part, theory, [quantities_of(part, table) for table in tables])
+        wanted = networks_wanted(tests, curves, part, level=level)
+        if wanted > part.grid.pilot:
+            everything = [(experiment, wanted) for experiment in experiments]
+            tables, _ = collect(everything, resources, begun=tables)
+            curves = curves_of(case, part, theory, [quantities_of(part, table) for table in tables])
+    except NormcompassError as error:
+        error.add_note(f"while simulating {case.id}")
+        raise
+    return curves
 
 
-def _blocks(case: Case, budget: Budget) -> Iterator[tuple[int, int, int]]:
-    """(width, block, networks): fixed pieces of work, so that seeds do not depend on workers."""
-    for width, networks in case.plan(budget):
-        size = max(2, round(_BLOCK_WEIGHTS / (budget.depth * width**2)))
-        for block, start in enumerate(range(0, networks, size)):
-            yield width, block, min(size, networks - start)
+def experiment_of(case: Case, part: Part, width: int, seed: int) -> Experiment:
+    """Gaussian weights collapse; explicit ones only where the backward pass needs them."""
+    entropy = [seed, *part.name.encode(), 0, *case.id.encode()]
+    state = np.random.SeedSequence(entropy).generate_state(2, np.uint64)
+    experiment, _ = plan(
+        case.network(part.grid.depth),
+        case.inputs,
+        width=width,
+        seed=int(state[0]) << 64 | int(state[1]),
+        dtype=DTYPE,
+        method="auto",
+        backward=part.backward,
+    )
+    return experiment
 
 
-def _predictions(
+def quantities_of(part: Part, table: FloatArray) -> FloatArray:
+    """(networks, observables, depth) -> (quantities, networks, depth), on the scales compared."""
+    observed = dict(zip(OBSERVABLES, np.moveaxis(table, 1, 0), strict=True))
+    # A dead network makes its means infinite, and the verdict INCONCLUSIVE.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scales = {
+            "second_moment": observed["log_second_moment"],
+            "growth": observed["log_second_moment"],
+            "similarity": observed["similarity"],
+            "gap": np.log(observed["gap"]),
+            "stable_rank": np.log(observed["stable_rank"]),
+            "gradient": observed["log_gradient_ratio"],
+        }
+    return np.stack([scales[name] for name in part.quantities])
+
+
+_Prediction = tuple[str, str, int]
+"""Case id, control or "", depth."""
+
+
+def _wanted(
     chosen: Sequence[Case], budget: Budget, controls: bool
-) -> dict[tuple[str, str], tuple[FeedForward, Inputs]]:
-    """(case id, control or "") -> what to predict."""
+) -> dict[_Prediction, tuple[FeedForward, Inputs]]:
+    """What to predict."""
     wanted = {}
     for case in chosen:
-        wanted[case.id, ""] = (case.network(budget.depth), case.inputs)
-        for control in case.controls if controls else ():
-            wanted[case.id, control.name] = (
-                FeedForward(control.layer, depth=budget.depth),
-                case.inputs,
-            )
+        layers = {"": case.layer}
+        layers |= {control.name: control.layer for control in (case.controls if controls else ())}
+        for part in case.parts(budget):
+            depth = part.grid.depth
+            for name, layer in layers.items():
+                wanted[case.id, name, depth] = (FeedForward(layer, depth=depth), case.inputs)
     return wanted
 
 
-def _execute(
-    wanted: Mapping[tuple[str, str], tuple[FeedForward, Inputs]],
-    jobs: Sequence[_Job],
-    *,
-    budget: Budget,
-    seed: int,
-    workers: int | None,
-    advance: Advance | None,
-) -> list[Any]:
-    """Predictions, then blocks of networks, in this order, serially or in processes."""
-    calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
-        (_predict, (case, *what)) for (case, _), what in wanted.items()
-    ]
-    calls += [
-        (_simulate, (job.case, budget.depth, job.width, job.count, _seed(seed, job)))
-        for job in jobs
-    ]
-    compile_kernels(DTYPE)  # once, before workers start: they find the machine code on disk
-    workers = joblib.cpu_count() if workers is None else workers
-    if workers > 1 and len(calls) > 1:
-        pool = joblib.Parallel(n_jobs=workers, return_as="generator", batch_size=1)
-        results = pool(joblib.delayed(function)(*arguments) for function, arguments in calls)
-    else:
-        results = (function(*arguments) for function, arguments in calls)
-    collected = []
-    for (_, arguments), result in zip(calls, results, strict=True):
-        collected.append(result)
-        if advance is not None:
-            first = arguments[0]
-            advance(first if isinstance(first, str) else first.id)
-    return collected
+def _predict_all(
+    chosen: Sequence[Case], budget: Budget, controls: bool, *, workers: int, advance: Advance
+) -> dict[_Prediction, Theory]:
+    wanted = _wanted(chosen, budget, controls)
+    keys = list(wanted)
+    jobs = [(key[0], *wanted[key]) for key in keys]
+    found: dict[_Prediction, Theory] = {}
+    for index, theory in execute(_predict, jobs, workers=workers):
+        found[keys[index]] = theory
+        advance(keys[index][0])
+    return found
 
 
-def _seed(seed: int, job: _Job) -> int:
-    """128 bits from the run's seed, the case and the block; ``simulate`` adds width and network."""
-    entropy = [seed, job.block, *job.case.id.encode()]
-    state = np.random.SeedSequence(entropy).generate_state(2, np.uint64)
-    return int(state[0]) << 64 | int(state[1])
-
-
-def _predict(case: str, network: FeedForward, inputs: Inputs) -> Theory:
+def _predict(job: tuple[str, FeedForward, Inputs]) -> Theory:
+    case, network, inputs = job
     try:
         return theory_of(network, inputs)
     except NormcompassError as error:
         error.add_note(f"while predicting {case}")
         raise
-
-
-def _simulate(case: Case, depth: int, width: int, count: int, seed: int) -> FloatArray:
-    """Per-network values on the scales of the comparison, shape (quantities, count, depth)."""
-    try:
-        with warnings.catch_warnings():
-            # A dead network makes its means infinite, and the verdict INCONCLUSIVE.
-            warnings.simplefilter("ignore", RegimeWarning)
-            simulation = simulate(
-                case.network(depth),
-                case.inputs,
-                width=width,
-                replicates=count,
-                seed=seed,
-                dtype=DTYPE,
-                workers=1,
-            )
-    except NormcompassError as error:
-        error.add_note(f"while simulating {case.id} at width {width}")
-        raise
-    samples = simulation.samples
-    return np.stack(
-        [
-            samples["log_second_moment"],
-            samples["similarity"],
-            np.log(samples["stable_rank"]),
-            samples["log_gradient_ratio"],
-        ]
-    )

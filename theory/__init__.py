@@ -31,6 +31,7 @@ q^1 = sigma_w^2 * second_moment.  The cotangent at x^L is independent standard G
 """
 
 from math import inf
+from typing import Any
 
 from theory.cross_batch import CrossBatchSimilarity, cross_batch_similarity
 from theory.errors import (
@@ -163,3 +164,12 @@ __all__ = [
     "weight_norm",
     "zoo",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # SymPy takes a second to import: only where it is used.
+    if name == "symbolic":
+        import importlib
+
+        return importlib.import_module("theory.symbolic")
+    raise AttributeError(f"module 'theory' has no attribute {name!r}")

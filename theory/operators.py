@@ -107,7 +107,8 @@ def bind_pull(op: Linear | Conv | NormAct, state: State | Spatial) -> tuple[Pull
         exponent = gradient.exponent - (usable.exponent if is_scale_free(op) else 0)
         error += gradient.error + usable.second_moment_error + usable.gap_error  # type: ignore[attr-defined]
         size = value[0] if block.exchangeable else np.trace(value)
-        if np.isnan(value).any() or size < 0.0:
+        incoming = gradient.value[0] if block.exchangeable else np.trace(gradient.value)
+        if np.isnan(value).any() or size < 0.0 < incoming:
             raise NumericalError(LOST_GRADIENT)
         return Gradient(value, exponent, error)
 

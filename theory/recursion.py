@@ -39,7 +39,8 @@ def initial_state(inputs: Inputs) -> Exchangeable | Spatial | Full:
     if isinstance(inputs, SpatialInputs):
         q = inputs.second_moment
         spectrum = PositionSpectrum(inputs.positions, *(q * value for value in inputs.eigenvalues))
-        return Spatial(inputs.batch, spectrum.tidied(), inputs.feature_mean)
+        resolution = inputs.resolution
+        return Spatial(inputs.batch, spectrum.tidied(), inputs.feature_mean, gap_error=resolution)
     if isinstance(inputs, ExchangeableInputs):
         return Exchangeable(inputs.batch, inputs.second_moment, inputs.gap, inputs.feature_mean)
     return Full(inputs.second_moment, inputs.gap, inputs.feature_mean)

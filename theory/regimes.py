@@ -53,17 +53,25 @@ def pool_rank(network: FeedForward, inputs: Inputs) -> float:
     norm = network.layer.norm
     if norm is None or norm.denominator == "none":
         return math.inf
-    nominal = norm.rank(batch=inputs.batch, positions=inputs.positions)
+    positions = _distinct_positions(inputs)
+    nominal = norm.rank(batch=inputs.batch, positions=positions)
     if not norm.pool.samples or norm.pool.channels != 1:
         return nominal
     lost = 0 if norm.denominator == "rms" else 1
     if isinstance(inputs, SpatialInputs):
-        return nominal if not _identical(inputs) else norm.rank(batch=1, positions=inputs.positions)
+        return nominal if not _identical(inputs) else norm.rank(batch=1, positions=positions)
     if isinstance(inputs, ExchangeableInputs):
         return nominal if inputs.gap > 0.0 else 1 - lost
     equal = squared_distances(inputs.second_moment, inputs.gap) == 0.0
     distinct = int(np.count_nonzero(~np.triu(equal, 1).any(axis=0)))
     return min(nominal, distinct - lost)
+
+
+def _distinct_positions(inputs: Inputs) -> int:
+    """Positions that are equal stay equal, so they count once."""
+    if isinstance(inputs, SpatialInputs) and inputs.eigenvalues[0] == 0.0:
+        return 1
+    return inputs.positions
 
 
 def _identical(inputs: Inputs) -> bool:
@@ -95,8 +103,8 @@ def regime(network: FeedForward, inputs: Inputs) -> Regime:
         return Regime(status="regular", rank=rank, reason="no finite pool: all moments exist")
     if rank == 0 and norm.eps == 0.0:
         raise HypothesisError(
-            f"{norm.name} over a batch of identical samples divides by a pool variance of zero at "
-            "eps = 0; use distinct samples or eps > 0"
+            f"{norm.name} over a batch of identical samples, or positions, divides by a pool variance of "
+            "zero at eps = 0; use distinct ones or eps > 0"
         )
     raw = not norm.centered and norm.denominator != "rms"
     power = 2 if raw else 1
@@ -114,7 +122,7 @@ def regime(network: FeedForward, inputs: Inputs) -> Regime:
             f"{what}, and without centering its second moment is finite only for rank > 2; "
             "enlarge the pool (variance_norm needs 4 samples) or use eps > 0"
         )
-    if norm.rank(batch=inputs.batch, positions=inputs.positions) == 1 and not raw:
+    if norm.rank(batch=inputs.batch, positions=_distinct_positions(inputs)) == 1 and not raw:
         return Regime(
             status="degenerate",
             rank=rank,

@@ -128,7 +128,7 @@ def _settle(network: FeedForward, start: Spatial, kind: Regime, note: str) -> Fi
         change = max(changes[-1], abs(growing) if follow else 0.0)
         state = new
         far = abs(math.log(state.second_moment) + state.exponent * math.log(4.0)) > _FAR
-        if change < _STILL or state.gap < _VANISHED or (follow and far):
+        if change < _STILL or max(state.spectrum.gaps()) < _VANISHED or (follow and far):
             break
     notes = [note] if note else []
     q, factor = state.second_moment, 1.0
@@ -137,9 +137,11 @@ def _settle(network: FeedForward, start: Spatial, kind: Regime, note: str) -> Fi
         notes.append(f"the second moment changes by {1.0 / factor:.6g} per layer")
         # It moves on; the gaps may stand.
         change = _change(state, push_linear(push(state)))
+    # Equal samples stay equal and still have positions that settle.
     position_gap, gap, _ = state.spectrum.gaps()
+    largest = max(position_gap, gap)
     coupled = layer.norm is not None and layer.norm.couples_samples
-    if gap < _VANISHED or (change >= _STILL and gap < _COLLAPSED):
+    if largest < _VANISHED or (change >= _STILL and largest < _COLLAPSED):
         gap = position_gap = 0.0
         similarity = 1.0
         slope, growth = 1.0, 1.0

@@ -106,6 +106,12 @@ def simulate(
     one_format(as_json, as_csv)
     network, inputs = build(options)
     limit = None if memory_limit is None else byte_count("memory_limit", memory_limit)
+    if plot is not None:
+        from theory.plotting import PANELS, plot_comparison
+        from theory.recursion import predict
+
+        # Before the simulation: a layer that no route takes is found at once.
+        prediction = predict(network, inputs, backward=not forward_only)
     try:
         simulation = compute(
             network,
@@ -141,11 +147,7 @@ def simulate(
             left = f"{kept} networks are kept in {store}; the same command goes on from there."
         raise KeyboardInterrupt(left) from None
     if plot is not None:
-        from theory.plotting import PANELS, plot_comparison
-        from theory.recursion import predict
-
         panels = [name for name in PANELS if not (forward_only and name == "gradient_norm")]
-        prediction = predict(network, inputs, backward=not forward_only)
         save_figure(
             plot, lambda: plot_comparison(prediction, simulation, observables=panels), quiet=quiet
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,15 +12,28 @@ import typer
 
 from montecarlo.commands.output import progress_bar, screen
 from montecarlo.options import QUIET, SEED, WORKERS, InputChoice
+from theory.errors import SpecificationError
 from theory.specs._check import integer
 
-__all__ = ["verify"]
+__all__ = ["BudgetChoice", "verify"]
+
+
+class BudgetChoice(StrEnum):
+    """How much to spend."""
+
+    quick = "quick"
+    default = "default"
+    long = "long"
 
 
 def verify(
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Up to a minute on two cores instead of up to ten.")
-    ] = False,
+    budget: Annotated[
+        BudgetChoice,
+        typer.Option(
+            "--budget", help="On two cores: a minute, ten, or an hour (half the margins)."
+        ),
+    ] = BudgetChoice.default,
+    quick: Annotated[bool, typer.Option("--quick", help="The same as --budget quick.")] = False,
     inputs: Annotated[InputChoice, typer.Option("--inputs", help="Batches.")] = InputChoice.all,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the report.")] = Path(
         "normcompass-report"
@@ -45,26 +59,28 @@ def verify(
     Simulates random networks at several widths, extrapolates to infinite width, and compares with
     the predictions. The report folder holds index.html, verify.json and verify.csv.
 
-    Exit status: 0 all agree (and, with --controls, all wrong theories are rejected); 1 something is
-    rejected; 2 bad usage; 3 nothing is rejected but something is inconclusive.
+    Exit status: 0 all confirmed (and, with --controls, all wrong theories are rejected); 1 something
+    is rejected; 2 bad usage; 3 nothing is rejected but something is inconclusive.
     """
     from montecarlo import console, report
     from montecarlo import verify as verification
-    from montecarlo.claims import FULL, QUICK
+    from montecarlo.budgets import BUDGETS
 
+    if quick and budget not in (BudgetChoice.default, BudgetChoice.quick):
+        raise SpecificationError(f"--quick and --budget {budget.value} exclude each other.")
     started = time.perf_counter()
     chosen = verification.select(inputs.value, only=only or (), skip=skip or ())
     if workers is not None:
         integer("workers", workers, low=1, remedy="leave it out to use all cores")
     report.require_folder(out)
     tables = screen()
-    console.print_margins(tables)
-    budget = QUICK if quick else FULL
-    total = verification.block_count(chosen, budget=budget, controls=controls)
+    spent = BUDGETS["quick" if quick else budget.value]
+    console.print_margins(tables, spent)
+    total = verification.step_count(chosen, budget=spent, controls=controls)
     with progress_bar(total, quiet=quiet) as advance:
         run = verification.run(
             chosen,
-            budget=budget,
+            budget=spent,
             inputs=inputs.value,
             controls=controls,
             seed=seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ import pytest
 
 import montecarlo as mc
 import theory as th
-from montecarlo import cli, digits, networks, options
+from montecarlo import cli, digits, group_curve, networks, options, tables
 from montecarlo import verify as verification
-from montecarlo.claims import Budget
+from montecarlo.budgets import BUDGETS, Budget, Grid
+from montecarlo.commands.table import plus_minus
 from montecarlo.options import NetworkOptions
 from montecarlo.store import Store
 from theory.errors import SpecificationError
@@ -372,18 +374,153 @@ class TestRuns:
         assert run("runs", "list", str(foreign))[0] == 3
 
 
+class TestPositions:
+    @pytest.mark.parametrize(("norm", "words"), [("IN", "4x4"), ("FRN", "16")])
+    def test_predict(self, run, norm, words):
+        options = ("--norm", norm, "--positions", words, "--depth", "3", "--batch", "4")
+        status, out, err = run("predict", *options, "--kernel", "3", "--json")
+        assert (status, err) == (0, "")
+        document = json.loads(out, parse_constant=pytest.fail)
+        shape = (4, 4) if "x" in words else 16
+        inputs = th.exchangeable(
+            batch=4, correlation=0.5, positions=shape, position_correlation=0.5
+        )
+        layer = th.Layer(norm=th.zoo[norm].norm, kernel=3)
+        expected = th.predict(th.FeedForward(layer, depth=3), inputs)
+        assert document["inputs"] == to_dict(inputs)
+        assert document["values"]["similarity"] == list(expected.similarity)
+        assert document["values"]["gradient_norm"] == list(expected.gradient_norm)
+
+    def test_simulate(self, run):
+        words = (
+            "--norm IN --positions 8 --kernel 3 --position-correlation 0.2 --cross-correlation 0.1"
+        )
+        size = "--correlation 0.4 --batch 3 --depth 2 --width 16 --replicates 2 --workers 1 --json"
+        status, out, err = run("simulate", *words.split(), *size.split())
+        assert (status, err) == (0, "")
+        inputs = th.exchangeable(
+            batch=3,
+            correlation=0.4,
+            positions=8,
+            position_correlation=0.2,
+            cross_correlation=0.1,
+        )
+        network = th.FeedForward(th.Layer(norm=th.instance_norm(), kernel=3), depth=2)
+        expected = mc.simulate(network, inputs, width=16, replicates=2, workers=1)
+        assert json.loads(out)["values"]["similarity"] == list(expected.similarity.mean)
+
+    def test_no_route_is_found_before_the_simulation(self, run, monkeypatch, tmp_path):
+        monkeypatch.setattr("montecarlo.ensemble.simulate", interrupted)
+        words = ("--norm", "EvoNorm-S0", "--positions", "4", "--plot", str(tmp_path / "e.png"))
+        status, _, err = run("simulate", *words)
+        assert status == 3
+        assert "no route over positions" in err
+
+
+class TestTable:
+    @pytest.fixture(autouse=True)
+    def _tiny(self, monkeypatch):
+        names = ("WN", "IN", "GN(8)", "LN", "EvoNorm-S0")
+        monkeypatch.setattr(
+            tables, "NORMALIZERS", {name: tables.NORMALIZERS[name] for name in names}
+        )
+        monkeypatch.setattr(tables, "POSITIONS", ((1,), (16,)))
+        line = {name: tables.NORMALIZERS[name] for name in ("IN", "GN(8)", "LN")}
+        monkeypatch.setattr(group_curve, "LINE", line)
+
+    ARGUMENTS = ("table", "--depth", "3", "--workers", "1")
+    NETWORKS = ("--width", "32", "--replicates", "2", "--seed", "7")
+
+    def test_table(self, run):
+        status, out, err = run(*self.ARGUMENTS, *self.NETWORKS)
+        assert (status, err) == (0, "")
+        for text in (
+            "S = 1 position",
+            "S = 16 positions",
+            "EvoNorm-S0",
+            "λ",
+            "undefined",
+            "no route",
+        ):
+            assert text in out
+        assert "2 networks of width 128\n" in re.sub(r" +\n", "\n", out)
+        assert "2 networks of width 32\n" in re.sub(r" +\n", "\n", out)
+        assert "0.3254(12) is 0.3254 ± 0.0012" in out
+        assert "IN, S = 1: at one position the pool would be a single activation" in out
+        assert "…" not in out
+        assert max(map(len, out.splitlines())) <= 120
+        prediction = th.predict(
+            th.FeedForward(th.zoo["GN(8)"], depth=3), th.exchangeable(batch=4, correlation=0.5)
+        )
+        line = next(line for line in out.splitlines() if line.strip().startswith("GN(8)"))
+        assert f"{prediction.similarity[-1]:.5f}" in line
+
+    def test_theory_alone(self, run):
+        status, out, _ = run(*self.ARGUMENTS, "--no-simulate")
+        assert status == 0
+        assert "networks" not in out
+        assert "(" not in out.split("S = 16")[0].replace("GN(8)", "")
+
+    def test_json(self, run):
+        status, out, err = run(*self.ARGUMENTS, *self.NETWORKS, "--json")
+        assert (status, err) == (0, "")
+        document = json.loads(out, parse_constant=pytest.fail)
+        assert (document["kind"], document["depth"], document["width"]) == ("table", 3, 32)
+        assert len(document["rows"]) == 5 * 2 * len(document["observables"])
+        for row in document["rows"]:
+            assert (row["theory"] is None) == (row["theory_reason"] != "")
+            assert (row["mean"] is None) == (row["simulation_reason"] != "")
+
+    def test_csv_and_file(self, run, tmp_path):
+        out_file = tmp_path / "table.csv"
+        words = (*self.ARGUMENTS, "--no-simulate", "--csv", "--out", str(out_file))
+        status, out, err = run(*words)
+        assert (status, err) == (0, "")
+        assert out_file.read_text(encoding="utf-8") == out
+        rows = list(csv.DictReader(io.StringIO(out)))
+        assert {row["normalizer"] for row in rows} == {"WN", "IN", "GN(8)", "LN", "EvoNorm-S0"}
+        assert {row["positions"] for row in rows} == {"1", "16"}
+
+    @pytest.mark.parametrize("options", [("--no-simulate",), NETWORKS])
+    def test_plot(self, run, tmp_path, options):
+        picture = tmp_path / "groups.png"
+        status, out, err = run(*self.ARGUMENTS, *options, "--plot", str(picture), "--json")
+        assert (status, err) == (0, f"Figure: {picture}\n")
+        json.loads(out)
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+    def test_quiet(self, run, monkeypatch, tmp_path):
+        monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes standard error for a terminal
+        words = (*self.ARGUMENTS, "--no-simulate", "--plot", str(tmp_path / "q.svg"))
+        assert run(*words)[2] != ""
+        assert run(*words, "--quiet")[2] == ""
+
+
+@pytest.mark.parametrize(
+    ("mean", "sem", "expected"),
+    [
+        (0.32541, 0.00123, "0.3254(12)"),
+        (12.6955, 0.034, "12.695(34)"),
+        (1.0, 0.0997, "1.00(10)"),
+        (0.5, 1.23, "0.5(1.2)"),
+        (9.2e-5, 3.1e-6, "9.20(31)e-05"),
+        (8.3456e10, 2.1e10, "8.3(2.1)e+10"),
+        (-0.25, 0.011, "-0.250(11)"),
+        (0.0, 0.0, "0"),
+        (0.5, float("inf"), "0.5"),
+        (0.999999999972, 2e-11, "1.00000(0)"),
+    ],
+)
+def test_uncertain_numbers(mean, sem, expected):
+    assert plus_minus(mean, sem) == expected
+
+
 class TestVerify:
     @pytest.fixture(autouse=True)
     def _tiny(self, monkeypatch):
-        budget = Budget(
-            name="quick",
-            depth=2,
-            forward=(2,),
-            backward=(1,),
-            widths=(24, 48, 96),
-            networks=(60, 30, 40),
-        )
-        monkeypatch.setattr("montecarlo.claims.QUICK", budget)
+        grid = Grid(depth=2, forward=(2,), backward=(1,), widths=(24, 48, 96), pilot=30, largest=60)
+        budget = Budget(name="quick", first=grid, wide=grid, direct=grid, heavy=None)
+        monkeypatch.setitem(BUDGETS, "quick", budget)
 
     def test_prints_the_table_and_writes_the_report(self, run, tmp_path):
         status, out, _ = run(
@@ -447,6 +584,22 @@ class TestVerify:
         (("predict", "--norm", "BN(4)"), ("without a size",)),
         (("predict", "--norm", "IN"), ("IN with batch",)),
         (("predict", "--correlation", "2"), ("correlation = 2",)),
+        (("predict", "--positions", "4x"), ("positions = '4x'", "4x4, say")),
+        (("predict", "--positions", "0"), ("positions = '0'", "at least one")),
+        (("simulate", "--positions", "4x4x4"), ("positions = '4x4x4'",)),
+        (("predict", "--positions", "4x0"), ("positions = '4x0'",)),
+        (("predict", "--kernel", "3"), ("kernel = 3", "positions")),
+        (("predict", "--positions", "4", "--kernel", "5"), ("kernel = 5",)),
+        (("predict", "--position-correlation", "0.1"), ("position_correlation", "give positions")),
+        (("predict", "--inputs", "digits", "--positions", "4"), ("positions = '4'", "digits")),
+        (("simulate", "--positions", "4", "--cross-correlation", "0.9"), ("cross_gap",)),
+        (("table", "--batch", "1"), ("batch = 1",)),
+        (("table", "--depth", "0"), ("depth = 0",)),
+        (("table", "--width", "100"), ("width = 100", "multiple")),
+        (("table", "--replicates", "0"), ("replicates = 0",)),
+        (("table", "--json", "--csv"), ("choose one",)),
+        (("table", "--out", "t.xlsx"), ("out = 't.xlsx'", ".parquet")),
+        (("table", "--plot", "no/such/folder.png"), ("plot =", "folder")),
         (("predict", "--depth", "0"), ("depth = 0",)),
         (("predict", "--activation", "swish"), ("activation = 'swish'",)),
         (("predict", "--activation", "leaky_relu(x)"), ("negative_slope",)),
@@ -585,9 +738,17 @@ def test_names_of_layers(name, expected):
     assert network == th.FeedForward(expected, depth=2)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"), [("16", (16,)), ("4x4", (4, 4)), (" 2X8 ", (2, 8)), ("1", (1,))]
+)
+def test_shapes(text, expected):
+    assert options.shape_of(text) == expected
+
+
 def test_options_replace_parts_of_a_layer():
     network = networks.build_network(
         NetworkOptions(
+            kernel=3,
             norm="group_norm",
             group_size=8,
             eps=1e-5,
@@ -601,6 +762,7 @@ def test_options_replace_parts_of_a_layer():
         norm=th.group_norm(8, eps=1e-5),
         activation=th.leaky_relu(0.1),
         weights=th.centered_weights(weight_variance=3.0),
+        kernel=3,
     )
     assert network == th.FeedForward(layer, depth=1)
 

@@ -20,29 +20,27 @@ import pytest
 import montecarlo
 import theory
 from montecarlo import report, verify
-from montecarlo.claims import (
-    FULL,
-    QUICK,
-    Budget,
-    Control,
-    cases,
-    theory_of,
-)
+from montecarlo.budgets import BUDGETS, DEFAULT, LONG, QUICK, Budget, Grid
+from montecarlo.claims import Control, cases, theory_of
+from montecarlo.cli import main
 from montecarlo.margins import ALPHA, QUANTITIES
-from montecarlo.verdicts import _verdict
+from montecarlo.verdicts import _verdict, checks_of, networks_wanted
 from theory.errors import SpecificationError
 from theory.specs.inputs import CovarianceInputs, DataInputs
 from theory.specs.networks import FeedForward
 from theory.zoo import zoo
 
-TINY = Budget(
-    name="tiny",
+GRID = Grid(
     depth=3,
     forward=(1, 3),
     backward=(1,),
-    widths=(48, 96, 192),
-    networks=(160, 60, 80),
+    widths=(60, 120, 240),
+    pilot=40,
+    largest=90,
 )
+FIRST = dataclasses.replace(GRID, depth=2, forward=(1,), backward=())
+DIRECT = dataclasses.replace(GRID, forward=(), widths=(60, 84, 120))
+TINY = Budget(name="tiny", first=FIRST, wide=GRID, direct=DIRECT, heavy=None)
 
 
 def chosen(*names, inputs="synthetic"):
@@ -56,31 +54,88 @@ def tiny():
     )
 
 
+@pytest.fixture(scope="module")
+def single(tiny):
+    """One case of the tiny run: a short report."""
+    case, *_ = tiny.cases
+    return dataclasses.replace(
+        tiny,
+        cases=(case,),
+        rows=tuple(row for row in tiny.rows if row.case == case.name),
+        controls=tuple(control for control in tiny.controls if control.case == case.name),
+        curves={place: curve for place, curve in tiny.curves.items() if place[0] == case.id},
+    )
+
+
 class TestClaims:
     def test_every_normalizer_defined_at_one_position_on_both_batches(self):
         expected = {name for name in zoo if name not in ("IN", "FRN", "GN(8)")} | {"GN(6)"}
-        for kind in ("synthetic", "digits"):
-            assert {case.name for case in cases(kind)} == expected
-        assert len(cases("all")) == 2 * len(expected)
+        assert {case.name for case in cases("digits")} == expected
+        assert {case.name for case in cases("synthetic")} == expected | {"GN(4)"}
+        assert len(cases("all")) == 2 * len(expected) + 1
         ids = [case.id for case in cases("all")]
         assert len(set(ids)) == len(ids)
 
     def test_every_case_has_a_control(self):
         assert all(case.controls for case in cases("all"))
 
-    def test_gradients_have_a_variance(self):
-        # Theory notes, "Heavy tails": a standard error needs a pool of rank > 4.
-        assert all(case.rank > 4 for case in cases("all"))
+    def test_gradients_without_a_variance_get_networks_of_their_own(self):
+        # Theory notes, "Heavy tails": a squared gradient has a variance only for a pool of rank > 4.
+        heavy = [case for case in cases("all") if case.rank <= 4]
+        assert [case.name for case in heavy] == ["GN(4)"]
+        _, gradients = heavy[0].parts(DEFAULT)
+        assert gradients.grid == DEFAULT.heavy
+        assert max(gradients.grid.widths) >= 2**15
+        assert [part.name for part in heavy[0].parts(QUICK)] == ["signals"]
 
-    @pytest.mark.parametrize("budget", [QUICK, FULL], ids=lambda b: b.name)
-    def test_depths_layers_and_group_sizes_fit(self, budget):
-        assert max(budget.forward) <= budget.depth
-        assert max(budget.backward) < budget.depth
-        assert len(budget.widths) >= 3
+    def test_explicit_weights_only_for_gradients_of_normalized_rows(self):
         for case in cases("all"):
-            for width, networks in case.plan(budget):
-                assert width % 6 == 0
-                assert networks >= 2
+            backward = {part.name: part.backward for part in case.parts(DEFAULT)}
+            first = {} if case.stationary else {"first layers": False}
+            if case.name in ("WN", "SWS", "GN(4)"):
+                assert backward == first | {"signals": False, "gradients": True}
+            else:
+                assert backward == first | {"network": True}
+
+    @pytest.mark.parametrize("budget", BUDGETS.values(), ids=lambda b: b.name)
+    def test_depths_layers_and_group_sizes_fit(self, budget):
+        for case in cases("all"):
+            for part in case.parts(budget):
+                grid = part.grid
+                assert max(grid.forward, default=0) <= grid.depth
+                assert max(grid.backward, default=0) < grid.depth
+                assert grid.depth <= 0.05 * min(grid.widths)
+                assert len(grid.widths) >= 3
+                group = case.layer.norm.pool.channels if case.layer.norm else 1
+                assert math.isinf(group) or all(width % group == 0 for width in grid.widths)
+                assert part.tests
+
+    def test_margins_are_those_agreed(self):
+        margins = {q.name: (q.margin, q.per_layer, q.deepest) for q in QUANTITIES.values()}
+        assert margins == {
+            "second_moment": (0.01, False, math.inf),
+            "growth": (0.01, True, math.inf),
+            "similarity": (0.01, False, math.inf),
+            "gap": (0.05, False, 10),
+            "stable_rank": (0.01, False, math.inf),
+            "gradient": (0.01, True, math.inf),
+        }
+        assert QUICK.tightening == DEFAULT.tightening == 1.0 > LONG.tightening
+
+    def test_totals_have_the_margin_of_their_layers(self):
+        (case,) = chosen("plain")
+        theories = {
+            (case.id, "", depth): theory_of(case.network(depth), case.inputs) for depth in (5, 20)
+        }
+        tests, _ = checks_of([case], DEFAULT, theories)
+        margins = {(test.quantity.name, test.layer): test.margin for test in tests}
+        assert margins["gradient", 1] == pytest.approx(0.19)
+        assert margins["growth", 20] == pytest.approx(0.20)
+        assert margins["second_moment", 5] == 0.01
+        assert ("second_moment", 10) not in margins
+        assert ("growth", 5) not in margins
+        assert ("gap", 10) in margins
+        assert ("gap", 20) not in margins
 
     def test_normalized_rows_get_the_gram_matrix_of_the_digits(self):
         for case in cases("digits"):
@@ -91,17 +146,18 @@ class TestClaims:
     def test_controls_differ_by_twice_the_margin(self, case):
         if case.name.startswith("EvoNorm"):
             pytest.skip("RQMC takes seconds: the slow test of the whole run covers it")
-        depth = QUICK.depth
-        true = theory_of(case.network(depth), case.inputs)
-        for control in case.controls:
-            wrong = theory_of(FeedForward(control.layer, depth=depth), case.inputs)
-            effects = [
-                abs(wrong.value[q.name][layer - 1] - true.value[q.name][layer - 1])
-                / (q.margin * q.layers(layer, depth, stationary=case.stationary))
-                for q in QUANTITIES.values()
-                for layer in (QUICK.backward if q.name == "gradient" else QUICK.forward)
-            ]
-            assert max(effects) >= 2.0, control.name
+        effects = dict.fromkeys((control.name for control in case.controls), 0.0)
+        for part in case.parts(QUICK):
+            depth = part.grid.depth
+            true = theory_of(case.network(depth), case.inputs)
+            for control in case.controls:
+                wrong = theory_of(FeedForward(control.layer, depth=depth), case.inputs)
+                for quantity, layer in part.tests:
+                    name = quantity.name
+                    size = abs(wrong.value[name][layer - 1] - true.value[name][layer - 1])
+                    margin = quantity.margin * quantity.layers(layer, depth)
+                    effects[control.name] = max(effects[control.name], size / margin)
+        assert min(effects.values()) >= 2.0, effects
 
     def test_unknown_names_are_refused(self):
         with pytest.raises(SpecificationError, match="inputs"):
@@ -114,19 +170,30 @@ class TestClaims:
 
 class TestVerdict:
     @pytest.mark.parametrize(
-        ("difference", "half", "smallest", "p_holm", "verdict", "flags"),
+        ("difference", "half", "excluded", "verdict", "flags"),
         [
-            (0.1, 0.3, 0.8, 0.5, "AGREE", ()),
-            (0.5, 0.3, 0.8, 1e-4, "AGREE", ("deviation",)),
-            (0.9, 0.3, 0.8, 1e-4, "REJECTED", ()),
-            (9.0, 3.0, 5.0, 1e-4, "REJECTED", ()),
-            (0.1, 0.9, 1.2, 0.5, "INCONCLUSIVE", ("underpowered",)),
-            (math.nan, math.nan, math.nan, math.nan, "INCONCLUSIVE", ("no estimate",)),
+            (0.1, 0.3, False, "CONFIRMED", ()),
+            (0.5, 0.3, True, "CONFIRMED", ("deviation",)),
+            (0.9, 0.3, True, "REJECTED", ()),
+            (9.0, 3.0, True, "REJECTED", ()),
+            (0.9, 0.3, False, "INCONCLUSIVE", ("underpowered",)),
+            (0.1, 1.2, False, "INCONCLUSIVE", ("underpowered",)),
+            (math.nan, math.nan, False, "INCONCLUSIVE", ("no estimate",)),
         ],
     )
-    def test_definition(self, difference, half, smallest, p_holm, verdict, flags):
-        found = _verdict(difference, half=half, smallest=smallest, margin=1.0, p_holm=p_holm)
+    def test_definition(self, difference, half, excluded, verdict, flags):
+        found = _verdict(
+            difference, half=half, margin=1.0, bound=0.2, excluded=excluded, curved=False
+        )
         assert found == (verdict, flags)
+
+    def test_without_room_or_without_a_fit(self):
+        def verdict(**change):
+            given = {"half": 1.5, "margin": 1.0, "bound": 1.1, "excluded": False, "curved": False}
+            return _verdict(0.0, **(given | change))
+
+        assert verdict() == ("INCONCLUSIVE", ("bound exceeds margin",))
+        assert verdict(half=0.1, bound=0.0, curved=True) == ("INCONCLUSIVE", ("curvature",))
 
 
 class TestRun:
@@ -137,24 +204,67 @@ class TestRun:
         assert all(control.effect >= 2.0 for control in tiny.controls)
         assert tiny.exit_status in (0, 3)
         assert tiny.level == ALPHA / len(tiny.rows)
+        assert tiny.counts["CONFIRMED"] > 0
+
+    def test_what_is_inconclusive_says_how_many_networks_it_needs(self, tiny):
+        undecided = [row for row in tiny.rows if row.verdict == "INCONCLUSIVE"]
+        assert undecided
+        for row in undecided:
+            assert row.flags == ("underpowered",)
+            assert row.networks == GRID.largest < row.networks_needed < math.inf
+
+    def test_no_mean_decides_how_many_networks(self, tiny):
+        # Stein's two stages are valid because only standard deviations are looked at.
+        (case,) = chosen("BN")
+        (part,) = case.parts(TINY)
+        theory = theory_of(case.network(3), case.inputs)
+        tests, _ = checks_of([case], TINY, {(case.id, "", 3): theory})
+        pilot = {
+            name: dataclasses.replace(tiny.curves[case.id, name], networks=40)
+            for name in part.quantities
+        }
+        shifted = {
+            name: dataclasses.replace(
+                curve,
+                fit=curve.fit._replace(
+                    intercept=curve.fit.intercept + 7.0, slopes=curve.fit.slopes + 1e6
+                ),
+                means=curve.means + 7.0,
+                bound=curve.bound * np.array([1.0, 1e6, 1.0])[:, None],
+            )
+            for name, curve in pilot.items()
+        }
+        wanted = networks_wanted(tests, pilot, part, level=1e-4)
+        assert wanted == networks_wanted(tests, shifted, part, level=1e-4)
 
     def test_rows_are_consistent(self, tiny):
         for row in tiny.rows:
             assert row.difference == row.simulation - row.theory
             assert 0.0 < row.half_width < row.detectable
+            assert GRID.pilot <= row.networks <= GRID.largest
             assert row.p <= row.p_holm <= 1.0
 
-    def test_same_numbers_for_any_number_of_workers_and_choice_of_cases(self, tiny):
-        again = verify.run(chosen("BN"), budget=TINY, inputs="synthetic", workers=2)
-        first, second = tiny.curves["BN/synthetic"], again.curves["BN/synthetic"]
+    def test_same_bits_for_any_number_of_workers(self, tiny):
+        again = verify.run(
+            chosen("BN", "LN", "WN"), budget=TINY, inputs="synthetic", controls=True, workers=2
+        )
+        assert again.rows == tiny.rows
+        assert again.controls == tiny.controls
+
+    def test_networks_do_not_depend_on_the_choice_of_cases(self, tiny):
+        everything = dataclasses.replace(GRID, pilot=90)
+        budget = dataclasses.replace(TINY, wide=everything)
+        alone = verify.run(chosen("LN"), budget=budget, inputs="synthetic", workers=1)
         for name in QUANTITIES:
-            np.testing.assert_array_equal(first[name].means, second[name].means)
-            np.testing.assert_array_equal(first[name].sems, second[name].sems)
+            if (("LN/synthetic", name)) in alone.curves:
+                curve = tiny.curves["LN/synthetic", name]
+                assert curve.networks == 90
+                np.testing.assert_array_equal(curve.means, alone.curves["LN/synthetic", name].means)
 
     def test_seeds_differ(self, tiny):
         other = verify.run(chosen("LN"), budget=TINY, inputs="synthetic", seed=1, workers=1)
-        first, second = tiny.curves["LN/synthetic"], other.curves["LN/synthetic"]
-        assert (first["similarity"].means != second["similarity"].means).all()
+        place = ("LN/synthetic", "similarity")
+        assert (tiny.curves[place].means != other.curves[place].means).all()
 
     def test_a_wrong_prediction_is_rejected(self, monkeypatch):
         def without_centering(network, inputs):
@@ -169,7 +279,7 @@ class TestRun:
         survivor = dataclasses.replace(tiny.controls[0], rejected=False)
         assert dataclasses.replace(tiny, controls=(survivor,)).exit_status == 1
 
-    def test_progress_counts_every_block(self):
+    def test_progress_counts_every_step(self):
         seen = []
         verify.run(
             chosen("MC"),
@@ -179,7 +289,7 @@ class TestRun:
             workers=1,
             advance=seen.append,
         )
-        assert len(seen) == verify.block_count(chosen("MC"), budget=TINY, controls=True)
+        assert len(seen) == verify.step_count(chosen("MC"), budget=TINY, controls=True)
         assert set(seen) == {"MC/synthetic"}
 
 
@@ -187,35 +297,34 @@ class TestReport:
     def test_files(self, tiny, tmp_path):
         index = report.write(tiny, tmp_path / "new" / "folder", timings={"seconds": 1.0})
         page = index.read_text(encoding="utf-8")
-        assert re.search(r"<h1>.*?</h1>\s*<p><span[^>]*>\d+ AGREE", page, re.DOTALL)
+        assert re.search(r"<h1>.*?</h1>\s*<p><span[^>]*>\d+ CONFIRMED", page, re.DOTALL)
         assert "http://" not in page
         assert "https://" not in page
+        assert "networks needed" in page
         assert page.count("data:image/png;base64,") == 3 + 3  # overviews, then one per normalizer
         document = json.loads(
             (index.parent / "verify.json").read_text(), parse_constant=pytest.fail
         )
-        assert document["schema"] == 1
+        assert document["schema"] == 2
         assert document["counts"] == tiny.counts
         assert len(document["rows"]) == len(tiny.rows)
         table = list(csv.DictReader(io.StringIO((index.parent / "verify.csv").read_text())))
         assert [float(line["theory"]) for line in table] == [row.theory for row in tiny.rows]
         assert "seconds" in (index.parent / "timings.json").read_text()
 
-    def test_same_bytes_for_the_same_run(self, tiny, tmp_path):
-        first = report.write(tiny, tmp_path / "a")
-        second = report.write(tiny, tmp_path / "b")
+    def test_same_bytes_for_the_same_run(self, single, tmp_path):
+        first = report.write(single, tmp_path / "a")
+        second = report.write(single, tmp_path / "b")
         for name in ("index.html", "verify.json", "verify.csv"):
             assert first.with_name(name).read_bytes() == second.with_name(name).read_bytes()
 
-    def test_text_is_escaped(self, tiny, tmp_path):
+    def test_text_is_escaped(self, single, tmp_path):
         evil = "<script>alert('x')</script>"
         case = dataclasses.replace(
-            tiny.cases[0], statement=evil, controls=(Control(evil, evil, zoo["plain"]),)
+            single.cases[0], statement=evil, controls=(Control(evil, evil, zoo["plain"]),)
         )
-        control = dataclasses.replace(tiny.controls[0], control=evil, statement=evil)
-        run = dataclasses.replace(
-            tiny, cases=(case, *tiny.cases[1:]), controls=(control,), skipped=(evil,)
-        )
+        control = dataclasses.replace(single.controls[0], control=evil, statement=evil)
+        run = dataclasses.replace(single, cases=(case,), controls=(control,), skipped=(evil,))
         page = report.write(run, tmp_path).read_text(encoding="utf-8")
         assert "<script" not in page
         assert page.count("&lt;script&gt;") == 4
@@ -224,13 +333,22 @@ class TestReport:
         assert "--only 'BN/synthetic'" in report.command(tiny)
         most = [case for case in cases("synthetic") if case.name != "VN"]
         run = dataclasses.replace(tiny, cases=tuple(most), budget=QUICK, controls=())
-        expected = "normcompass verify --quick --inputs synthetic --skip 'VN/synthetic' --seed 0"
+        expected = (
+            "normcompass verify --budget quick --inputs synthetic --skip 'VN/synthetic' --seed 0"
+        )
         assert report.command(run) == expected
 
     def test_a_folder_that_cannot_be_written(self, tiny, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(theory.StoreError, match="--out"):
             report.write(tiny, tmp_path / "file" / "folder")
+
+
+def test_quick_and_another_budget_exclude_each_other(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["verify", "--quick", "--budget", "long"])
+    assert end.value.code == 2
+    assert "exclude each other" in capsys.readouterr().err
 
 
 def quick_run(root: Path, out: Path, *options: str) -> int:
@@ -275,7 +393,7 @@ def test_the_whole_quick_run_with_controls(tmp_path):
         ),
         # BN's centering in the simulation.
         (
-            "montecarlo/compiled.py",
+            "montecarlo/pools.py",
             "        centered=norm.centered,\n",
             "        centered=False,\n",
             "BN",

@@ -154,7 +154,7 @@ def test_all_roots_of_a_tanh_network() -> None:
 def test_bad_arguments() -> None:
     net = layer(norm=th.batch_norm())
     with pytest.raises(th.SpecificationError, match="positions"):
-        th.fixed_point(net, positions=4)
+        th.fixed_point(net, positions=0)
     with pytest.raises(th.SpecificationError, match="batch"):
         th.fixed_point(net, th.exchangeable(batch=4, gap=0.5), batch=8)
     with pytest.raises(th.SpecificationError, match="batch"):

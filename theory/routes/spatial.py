@@ -35,6 +35,12 @@ __all__ = ["Entries", "Pushed", "SpatialRoute", "select_spatial"]
 
 Entries = tuple[float, float, float, float]
 
+# K_w - K_x is an integral of the slope, by Gauss and Legendre, where (w - x)/(q - w) is this small:
+# elsewhere the difference loses two digits at most.
+_CLOSE = 0.1
+_NODES, _SHARES = np.polynomial.legendre.leggauss(6)
+_PLACES, _WEIGHTS = 0.5 + 0.5 * _NODES, 0.5 * _SHARES
+
 
 class Pushed(NamedTuple):
     """Spectrum and mean of base(N(h)); relative errors of q and of the gaps."""
@@ -148,7 +154,18 @@ class SpatialPairwise(_Samplewise):
         (beside, _), (same, _), (cross, _) = found
         gap_error = max(error for _, error in found)
         entries = (float(second_moment), float(beside), float(same), float(cross))
-        return _from_gaps(entries, float(mean), spectrum.positions, q_error, gap_error)
+        apart = float(cross - beside)
+        drop = (spectrum.mean_distance - spectrum.contrast_distance) / spectrum.positions
+        close = abs(drop) < _CLOSE * q * gap_w
+        if close:
+            # Nearly equal samples: w and x differ by little, and K_w - K_x by the slope between.
+            places = gap_w + (drop / q) * _PLACES
+            values, errors = zip(*(self._pairs.slope(op, q, q, gap) for gap in places), strict=True)
+            apart = drop * float(_WEIGHTS @ np.array(values)) / entries[0]
+            gap_error = max(gap_error, *errors)
+        return _from_gaps(
+            entries, float(mean), spectrum.positions, q_error, gap_error, apart, exact=close
+        )
 
     def _same(self, op: NormAct, spectrum: PositionSpectrum) -> tuple[_Matrix, float]:
         return self._diagonal(op, spectrum.second_moment, 0.0, spectrum.gaps()[0])
@@ -221,7 +238,7 @@ class SpatialBatch:
             slopes=_slopes(op.activation),
         )
         entries = (second_moment, gap_w, gap_b, gap_x)
-        return _from_gaps(entries, mean, spectrum.positions, error, error)
+        return _from_gaps(entries, mean, spectrum.positions, error, error, gap_x - gap_w)
 
     def pull(
         self, op: NormAct, spectrum: PositionSpectrum, batch: float, value: Entries
@@ -281,16 +298,28 @@ def _divided(op: NormAct, spectrum: PositionSpectrum) -> tuple[Normalizer, float
 
 
 def _from_gaps(
-    entries: Entries, mean: float, positions: int, q_error: float, gap_error: float
+    entries: Entries,
+    mean: float,
+    positions: int,
+    q_error: float,
+    gap_error: float,
+    apart: float,
+    *,
+    exact: bool = False,
 ) -> Pushed:
-    """Eigenvalues from q and gaps; the distances lose what the gaps cannot resolve, as stated."""
+    """Eigenvalues from q, gaps and ``apart`` = gap_x - gap_w.
+
+    Unless ``apart`` is known better than the gaps (``exact``), the distances lose what the gaps cannot
+    resolve, as stated.
+    """
     q, gap_w, gap_b, gap_x = entries
     s = positions
-    far, mean_far = q * (gap_w + gap_b - gap_x), q * (gap_b + (s - 1) * (gap_x - gap_w))
+    far, mean_far = q * (gap_b - apart), q * (gap_b + (s - 1) * apart)
     spectrum = PositionSpectrum(s, q * gap_w, q * (s - (s - 1) * gap_w), far, mean_far).tidied()
-    smallest = min(gap for gap in (gap_w, gap_b, gap_x) if gap > 0.0) if gap_b > 0.0 else 1.0
-    lost = ROUNDING * (gap_w + gap_b + gap_x) / smallest
-    return Pushed(spectrum, mean, q_error, gap_error + lost)
+    if not exact and gap_b > 0.0:
+        smallest = min(gap for gap in (gap_w, gap_b, gap_x) if gap > 0.0)
+        gap_error += ROUNDING * (gap_w + gap_b + gap_x) / smallest
+    return Pushed(spectrum, mean, q_error, gap_error)
 
 
 def _times(matrix: _Matrix, first: float, second: float) -> tuple[float, float]:

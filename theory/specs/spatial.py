@@ -99,6 +99,15 @@ class SpatialInputs:
         far = beside + gap - self.cross_gap
         return contrast, mean, far, gap + (s - 1) * (self.cross_gap - beside)
 
+    @property
+    def resolution(self) -> float:
+        """Relative error of the smaller cross-sample distance, if it is a difference of given gaps."""
+        *_, far, mean_far = self.eigenvalues
+        if self.cross_gap is None or not far or not mean_far:
+            return 0.0
+        size = self.gap + self.position_gap + self.cross_gap
+        return float(np.finfo(np.float64).eps) * size / min(abs(far), abs(mean_far))
+
     def _require_covariance(self) -> None:
         """Every eigenvalue of K - m m' over (sample, position) is at least 0."""
         contrast, mean, far, mean_far = self.eigenvalues

@@ -1,0 +1,137 @@
+"""What a run of ``verify`` may spend: depths, layers, widths and numbers of networks.
+
+The cost of a collapsed layer grows as n and the variance of a network falls as 1/n, so that a given
+time buys the same precision at every width.  Widths in the ratio 1 : 4 : 16 therefore lose almost
+nothing to the extrapolation (6 % of the standard error at the widest), and the narrowest keeps
+depth/width below 0.05, where b/n describes the corrections.  Explicit weights cost n^2: 1 : 2 : 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+__all__ = ["BUDGETS", "DEFAULT", "LONG", "QUICK", "Budget", "Grid"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Networks of one depth at several widths, and the layers at which they are compared.
+
+    Attributes
+    ----------
+    depth
+        Layers.
+    forward, backward
+        Layers at which signals and gradients are compared, counted from 1.
+    widths
+        Channels.
+    pilot, largest
+        Networks at every width: first, and at most.
+    """
+
+    depth: int
+    forward: tuple[int, ...]
+    backward: tuple[int, ...]
+    widths: tuple[int, ...]
+    pilot: int
+    largest: int
+
+    @property
+    def curved(self) -> bool:
+        """Whether b/n is not enough: depth/width above 0.05."""
+        return self.depth > 0.05 * min(self.widths)
+
+    def shallower(self, depth: int | None) -> Grid:
+        """At most ``depth`` layers."""
+        if depth is None or depth >= self.depth:
+            return self
+        return replace(
+            self,
+            depth=depth,
+            forward=tuple(layer for layer in self.forward if layer <= depth),
+            backward=tuple(layer for layer in self.backward if layer < depth),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Fixed numbers, so a run is reproducible.
+
+    ``wide`` serves whatever collapses.  Second moments that accumulate are compared themselves only in
+    the first layers, by many shallow networks (``first``), and as a growth per layer beyond.  Gradients
+    through normalized rows need explicit weights (``direct``), and those of heavy-tailed pools very wide
+    networks (``heavy``; None leaves them out), whose number is fixed beforehand: values this skewed
+    make a pilot's variance depend on its mean.
+    ``tightening`` multiplies every margin.
+    """
+
+    name: str
+    first: Grid
+    wide: Grid
+    direct: Grid
+    heavy: Grid | None
+    tightening: float = 1.0
+
+
+QUICK = Budget(
+    name="quick",
+    first=Grid(depth=2, forward=(2,), backward=(), widths=(132, 528, 2112), pilot=64, largest=8000),
+    wide=Grid(
+        depth=4,
+        forward=(2, 4),
+        backward=(1,),
+        widths=(132, 528, 2112),
+        pilot=64,
+        largest=6000,
+    ),
+    direct=Grid(
+        depth=4,
+        forward=(),
+        backward=(1,),
+        widths=(84, 168, 336),
+        pilot=64,
+        largest=12_000,
+    ),
+    heavy=None,
+)
+DEFAULT = Budget(
+    name="default",
+    first=Grid(
+        depth=5, forward=(2, 5), backward=(), widths=(408, 1632, 6528), pilot=96, largest=8000
+    ),
+    wide=Grid(
+        depth=20,
+        forward=(2, 5, 10, 20),
+        backward=(1, 8, 14),
+        widths=(408, 1632, 6528),
+        pilot=96,
+        largest=6000,
+    ),
+    direct=Grid(
+        depth=10,
+        forward=(),
+        backward=(1, 4),
+        widths=(204, 408, 816),
+        pilot=96,
+        largest=6000,
+    ),
+    heavy=Grid(
+        depth=10,
+        forward=(),
+        backward=(1,),
+        widths=(256, 1024, 8192, 32_768),
+        pilot=1600,
+        largest=1600,
+    ),
+)
+LONG = replace(
+    DEFAULT,
+    name="long",
+    first=replace(DEFAULT.first, pilot=192, largest=32_000),
+    wide=replace(DEFAULT.wide, pilot=192, largest=24_000),
+    direct=replace(DEFAULT.direct, pilot=192, largest=24_000),
+    heavy=replace(DEFAULT.heavy, pilot=6400, largest=6400) if DEFAULT.heavy else None,
+    tightening=0.5,
+)
+
+BUDGETS = {budget.name: budget for budget in (QUICK, DEFAULT, LONG)}
