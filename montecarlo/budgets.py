@@ -62,7 +62,8 @@ class Budget:
     through normalized rows need explicit weights (``direct``), and those of heavy-tailed pools very wide
     networks (``heavy``; None leaves them out), whose number is fixed beforehand: values this skewed
     make a pilot's variance depend on its mean.
-    ``tightening`` multiplies every margin.
+    Convolutions on a ``ring`` of 16 and on a ``torus`` of 64 positions cost many times more; None
+    leaves them out.  ``tightening`` multiplies every margin.
     """
 
     name: str
@@ -70,6 +71,8 @@ class Budget:
     wide: Grid
     direct: Grid
     heavy: Grid | None
+    ring: Grid | None = None
+    torus: Grid | None = None
     tightening: float = 1.0
 
 
@@ -123,6 +126,14 @@ DEFAULT = Budget(
         pilot=1600,
         largest=1600,
     ),
+    ring=Grid(
+        depth=12,
+        forward=(2, 6, 12),
+        backward=(1, 6),
+        widths=(240, 480, 960),
+        pilot=48,
+        largest=600,
+    ),
 )
 LONG = replace(
     DEFAULT,
@@ -131,6 +142,22 @@ LONG = replace(
     wide=replace(DEFAULT.wide, pilot=192, largest=24_000),
     direct=replace(DEFAULT.direct, pilot=192, largest=24_000),
     heavy=replace(DEFAULT.heavy, pilot=6400, largest=6400) if DEFAULT.heavy else None,
+    ring=Grid(
+        depth=24,
+        forward=(2, 6, 12, 24),
+        backward=(1, 8, 16),
+        widths=(480, 960, 1920),
+        pilot=64,
+        largest=600,
+    ),
+    torus=Grid(
+        depth=24,
+        forward=(2, 6, 12, 24),
+        backward=(1, 8, 16),
+        widths=(480, 576, 720),
+        pilot=24,
+        largest=96,
+    ),
     tightening=0.5,
 )
 

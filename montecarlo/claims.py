@@ -8,13 +8,14 @@ plausible wrong theories, each the exact prediction for another network.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from montecarlo import spatial_cases
 from montecarlo.budgets import Budget, Grid
 from montecarlo.digits import digits
 from montecarlo.margins import QUANTITIES, Quantity
@@ -45,9 +46,9 @@ __all__ = [
 ]
 
 FloatArray = NDArray[np.float64]
-InputKind = Literal["synthetic", "digits"]
+InputKind = Literal["synthetic", "digits", "ring", "torus"]
 
-INPUTS: tuple[InputKind, ...] = ("synthetic", "digits")
+INPUTS: tuple[InputKind, ...] = ("synthetic", "digits", "ring", "torus")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Case:
     layer
         Weights, normalizer, activation.
     kind
-        ``"synthetic"`` or ``"digits"``.
+        ``"synthetic"`` or ``"digits"``; with positions ``"ring"`` or ``"torus"``.
     batch
         Samples.
     controls
@@ -114,6 +115,8 @@ class Case:
         width of the network.  WN and SWS therefore get the digits' Gram matrix and feature means,
         exactly, at input dimension = width.
         """
+        if self.kind in spatial_cases.SHAPES:
+            return spatial_cases.inputs_of(self.kind)
         if self.kind == "synthetic":
             return exchangeable(batch=self.batch, correlation=0.3)
         data = from_data(digits(batch=self.batch))
@@ -152,6 +155,9 @@ class Case:
         """
         scale = "second_moment" if self.stationary else "growth"
         signals = (scale, "similarity", "gap", "stable_rank")
+        if self.kind in spatial_cases.SHAPES:
+            over = budget.ring if self.kind == "ring" else budget.torus
+            return (self._part("network", over, (*signals, "gradient")),) if over else ()
         parts = []
         if not self.stationary:
             parts.append(self._part("first layers", budget.first, ("second_moment",)))
@@ -301,13 +307,14 @@ _SYNTHETIC_ONLY = ("GN(4)",)
 
 
 def cases(kind: str) -> tuple[Case, ...]:
-    """Every normalizer defined at one position on the chosen batches, in the order of the report.
+    """Every normalizer on the chosen batches, in the order of the report.
 
     Parameters
     ----------
     kind
         ``"synthetic"``: an exchangeable batch with correlation 0.3; ``"digits"``: 16 handwritten
-        digits with their full covariance; ``"all"``: both.
+        digits with their full covariance; ``"ring"``, ``"torus"``: 4 samples on 16 and on 8 x 8
+        positions; ``"all"``: all of them.
 
     Raises
     ------
@@ -315,8 +322,29 @@ def cases(kind: str) -> tuple[Case, ...]:
         Another ``kind``.
     """
     if kind not in (*INPUTS, "all"):
-        raise out_of_domain("inputs", kind, "synthetic, digits or all", "check the spelling")
+        names = ", ".join(INPUTS)
+        raise out_of_domain("inputs", kind, f"{names} or all", "check the spelling")
     chosen = [inputs for inputs in INPUTS if kind in (inputs, "all")]
+    return _at_one_position(chosen) + _over_positions(chosen)
+
+
+def _over_positions(chosen: Sequence[InputKind]) -> tuple[Case, ...]:
+    return tuple(
+        Case(
+            name=name,
+            statement=statement,
+            layer=layer,
+            kind=inputs,
+            controls=tuple(Control(*wrong) for wrong in controls),
+            batch=spatial_cases.BATCH,
+        )
+        for inputs in chosen
+        if inputs in spatial_cases.SHAPES
+        for name, statement, layer, controls in spatial_cases.LAYERS
+    )
+
+
+def _at_one_position(chosen: Sequence[InputKind]) -> tuple[Case, ...]:
     return tuple(
         Case(
             name=name,
@@ -328,6 +356,7 @@ def cases(kind: str) -> tuple[Case, ...]:
             deepest=_DEEPEST.get(f"{name}/{inputs}"),
         )
         for inputs in chosen
+        if inputs not in spatial_cases.SHAPES
         for name, statement, layer, controls in _LAYERS
         if inputs == "synthetic" or name not in _SYNTHETIC_ONLY
     )

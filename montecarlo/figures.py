@@ -26,7 +26,12 @@ from theory.plotting import style
 __all__ = ["LOOK", "agreement", "figure_of", "normalizer", "overview", "p_values", "png"]
 
 _VERDICT_COLORS = {"CONFIRMED": "#0072B2", "REJECTED": "#D55E00", "INCONCLUSIVE": "#888888"}
-_INPUT_STYLES = {"synthetic": ("#0072B2", "-", "o"), "digits": ("#D55E00", "--", "s")}
+_INPUT_STYLES = {
+    "synthetic": ("#0072B2", "-", "o"),
+    "digits": ("#D55E00", "--", "s"),
+    "ring": ("#009E73", "-.", "^"),
+    "torus": ("#CC79A7", ":", "D"),
+}
 _MARKERS = "os^Dv"
 _DRAWN = tuple(name for name in QUANTITIES if name != "growth")
 LOOK: dict[Any, Any] = {

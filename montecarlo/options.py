@@ -37,6 +37,8 @@ class InputChoice(StrEnum):
 
     digits = "digits"
     synthetic = "synthetic"
+    ring = "ring"
+    torus = "torus"
     all = "all"
 
 

@@ -41,5 +41,7 @@ INPUTS = (
     "scaled to a mean second moment of 1, with their full covariance. A normalized row of weights "
     "sees its fan-in, and 64 pixels are far from the limit that the theory describes; WN and SWS are "
     "therefore given the digits' Gram matrix and feature means, which the simulation realizes "
-    "exactly at an input dimension equal to the width. All other cases see the pixels themselves."
+    "exactly at an input dimension equal to the width. All other cases see the pixels themselves. "
+    "ring, torus: 4 samples on a ring of 16 positions and on 8 x 8 positions, correlations 0.3 of "
+    "samples and 0.5 of positions, with circular convolutions of kernel 3."
 )

@@ -98,6 +98,10 @@ class Ensemble:
         """Wider where a layer costs little: without positions to average over, it fluctuates more."""
         return self.width if positions > 1 else _WIDER * self.width
 
+    def draws(self, positions: int) -> dict[str, Any]:
+        """What decides the numbers of a network."""
+        return {"width": self.width_at(positions), "seed": self.seed, "dtype": "float32"}
+
 
 class _Cell(NamedTuple):
     """A normalizer over some positions, or the reason why there is no such thing."""
@@ -236,15 +240,8 @@ def _require_sense(cell: _Cell, ensemble: Ensemble | None) -> None:
         from montecarlo.ensemble import plan
 
         integer("replicates", ensemble.replicates, low=1, remedy="count the networks, 8 say")
-        plan(
-            cell.network,
-            cell.inputs,
-            width=ensemble.width_at(cell.inputs.positions),
-            seed=ensemble.seed,
-            dtype="float32",
-            method="auto",
-            backward=True,
-        )
+        draws = ensemble.draws(cell.inputs.positions)
+        plan(cell.network, cell.inputs, method="auto", backward=True, **draws)
 
 
 def _rows(
@@ -355,15 +352,8 @@ def _simulated(
         with warnings.catch_warnings():
             # What a regime or a dead network would warn of, the table's reasons say.
             warnings.simplefilter("ignore", RegimeWarning)
-            simulation = simulate(
-                cell.network,
-                cell.inputs,
-                width=ensemble.width_at(cell.inputs.positions),
-                replicates=ensemble.replicates,
-                seed=ensemble.seed,
-                dtype="float32",
-                workers=workers,
-            )
+            draws = ensemble.draws(cell.inputs.positions) | {"replicates": ensemble.replicates}
+            simulation = simulate(cell.network, cell.inputs, workers=workers, **draws)
     except (HypothesisError, NumericalError) as error:
         return _nothing(_why(error)), ""
     limit = _Reading(reason="finite depth: a simulation has no infinite depth")

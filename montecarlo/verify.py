@@ -39,7 +39,7 @@ from theory.specs._check import integer
 from theory.specs.inputs import Inputs
 from theory.specs.networks import FeedForward
 
-__all__ = ["Run", "run", "select", "step_count"]
+__all__ = ["Run", "affordable", "run", "select", "step_count"]
 
 FloatArray = NDArray[np.float64]
 Advance = Callable[[str], None]
@@ -172,6 +172,23 @@ def run(
         curves=curves,
         skipped=tuple(skipped),
     )
+
+
+def affordable(chosen: Sequence[Case], budget: Budget) -> tuple[Case, ...]:
+    """The cases that ``budget`` has networks for.
+
+    Raises
+    ------
+    SpecificationError
+        None of them.
+    """
+    kept = tuple(case for case in chosen if case.parts(budget))
+    if not kept:
+        kinds = ", ".join(dict.fromkeys(case.kind for case in chosen))
+        raise out_of_domain(
+            "budget", budget.name, f"one with networks for {kinds}", "take --budget long"
+        )
+    return kept
 
 
 def step_count(chosen: Sequence[Case], *, budget: Budget, controls: bool) -> int:

@@ -28,7 +28,7 @@ from montecarlo.commands.output import (
 )
 from montecarlo.options import JSON
 from theory.errors import StoreError, out_of_domain
-from theory.specs.inputs import DataInputs, ExchangeableInputs, Inputs
+from theory.specs.inputs import DataInputs, ExchangeableInputs, Inputs, SpatialInputs
 from theory.specs.networks import FeedForward
 
 if TYPE_CHECKING:
@@ -202,6 +202,9 @@ def _inputs(run: StoredRun) -> str:
         return _UNREADABLE
     if isinstance(inputs, ExchangeableInputs):
         return f"batch {inputs.batch}, c={inputs.correlation:g}"
+    if isinstance(inputs, SpatialInputs):
+        sides = "x".join(map(str, inputs.shape))
+        return f"batch {inputs.batch}, {sides} positions, c={inputs.correlation:g}"
     return f"batch {inputs.batch}, {'data' if isinstance(inputs, DataInputs) else 'covariance'}"
 
 

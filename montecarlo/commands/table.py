@@ -172,7 +172,7 @@ def _positions_table(count: Any, rows: pd.DataFrame) -> Table:
         box=SIMPLE_HEAD,
         pad_edge=False,
         show_edge=False,
-        padding=(0, 1),
+        padding=(0, 1, 0, 0),
     )
     block.add_column("", no_wrap=True)
     for head in _HEADS.values():

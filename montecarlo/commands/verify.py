@@ -75,6 +75,7 @@ def verify(
     report.require_folder(out)
     tables = screen()
     spent = BUDGETS["quick" if quick else budget.value]
+    chosen = verification.affordable(chosen, spent)
     console.print_margins(tables, spent)
     total = verification.step_count(chosen, budget=spent, controls=controls)
     with progress_bar(total, quiet=quiet) as advance:

@@ -67,13 +67,16 @@ def single(tiny):
     )
 
 
+ONE_POSITION = (*cases("synthetic"), *cases("digits"))
+
+
 class TestClaims:
     def test_every_normalizer_defined_at_one_position_on_both_batches(self):
         expected = {name for name in zoo if name not in ("IN", "FRN", "GN(8)")} | {"GN(6)"}
         assert {case.name for case in cases("digits")} == expected
         assert {case.name for case in cases("synthetic")} == expected | {"GN(4)"}
-        assert len(cases("all")) == 2 * len(expected) + 1
-        ids = [case.id for case in cases("all")]
+        assert len(ONE_POSITION) == 2 * len(expected) + 1
+        ids = [case.id for case in ONE_POSITION]
         assert len(set(ids)) == len(ids)
 
     def test_every_case_has_a_control(self):
@@ -89,7 +92,7 @@ class TestClaims:
         assert [part.name for part in heavy[0].parts(QUICK)] == ["signals"]
 
     def test_explicit_weights_only_for_gradients_of_normalized_rows(self):
-        for case in cases("all"):
+        for case in ONE_POSITION:
             backward = {part.name: part.backward for part in case.parts(DEFAULT)}
             first = {} if case.stationary else {"first layers": False}
             if case.name in ("WN", "SWS", "GN(4)"):
@@ -147,7 +150,8 @@ class TestClaims:
         if case.name.startswith("EvoNorm"):
             pytest.skip("RQMC takes seconds: the slow test of the whole run covers it")
         effects = dict.fromkeys((control.name for control in case.controls), 0.0)
-        for part in case.parts(QUICK):
+        budget = LONG if case.kind in ("ring", "torus") else QUICK
+        for part in case.parts(budget):
             depth = part.grid.depth
             true = theory_of(case.network(depth), case.inputs)
             for control in case.controls:
@@ -158,6 +162,26 @@ class TestClaims:
                     margin = quantity.margin * quantity.layers(layer, depth)
                     effects[control.name] = max(effects[control.name], size / margin)
         assert min(effects.values()) >= 2.0, effects
+
+    @pytest.mark.parametrize("kind", ["ring", "torus"])
+    def test_positions(self, kind):
+        """Every pool over positions, with the paper's kernels; torus and full depth in the long budget."""
+        spatial = cases(kind)
+        assert {"BN", "IN", "FRN", "LN", "GN(2)", "GN(8)", "VN", "MC", "WN", "SWS", "plain"} <= {
+            case.name for case in spatial
+        }
+        for case in spatial:
+            assert case.layer.kernel == 3
+            assert case.inputs.positions == {"ring": 16, "torus": 64}[kind]
+            assert not case.parts(QUICK)
+            (part,) = case.parts(LONG)
+            assert part.grid.depth == 24
+            assert part.backward
+            assert part.grid.depth <= 0.05 * min(part.grid.widths)
+            assert bool(case.parts(DEFAULT)) == (kind == "ring")
+        with pytest.raises(SpecificationError, match="budget = 'quick'"):
+            verify.affordable(spatial, QUICK)
+        assert verify.affordable((*spatial, *cases("synthetic")), QUICK) == cases("synthetic")
 
     def test_unknown_names_are_refused(self):
         with pytest.raises(SpecificationError, match="inputs"):
