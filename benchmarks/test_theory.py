@@ -42,6 +42,12 @@ def test_closed_forms_50_layers(benchmark: Any, name: str, net: th.FeedForward) 
     assert fastest(benchmark, lambda: th.predict(net, INPUTS)) <= 200 * MICROSECOND
 
 
+@pytest.mark.parametrize("name", ["plain", "LN", "BN", "SWS"])
+def test_residual_1000_blocks(benchmark: Any, name: str) -> None:
+    net = th.Residual(th.zoo[name], depth=1000)
+    assert fastest(benchmark, lambda: th.predict(net, INPUTS), rounds=20) <= 20e-3
+
+
 def test_group_norm_50_layers(benchmark: Any) -> None:
     net = network(norm=th.group_norm(8))
     assert fastest(benchmark, lambda: th.predict(net, INPUTS), rounds=50) <= 5000 * MICROSECOND

@@ -10,8 +10,9 @@ import numpy as np
 from montecarlo.collapsed import collapses, collapses_backward
 from montecarlo.experiment import Experiment, Method
 from theory.errors import out_of_domain
+from theory.program import Conv, Linear, lower
 from theory.specs.inputs import DataInputs, Inputs, position_shape_of
-from theory.specs.networks import FeedForward
+from theory.specs.networks import Network
 
 __all__ = ["choose_method", "network_bytes", "network_seconds", "physical_memory"]
 
@@ -20,7 +21,7 @@ _PROCESS = 200 * 2**20
 
 
 def choose_method(
-    network: FeedForward, inputs: Inputs, *, method: str, width: int, backward: bool
+    network: Network, inputs: Inputs, *, method: str, width: int, backward: bool
 ) -> tuple[Method, str]:
     """The method and why, as half a sentence.
 
@@ -94,13 +95,19 @@ def physical_memory() -> float:
         return math.inf
 
 
-def _fan_ins(network: FeedForward, inputs: Inputs, width: int) -> list[int]:
-    """Inputs of one row of W, layer by layer; the first layer sees the features of the data."""
-    offsets = int(network.layer.kernel ** len(position_shape_of(inputs)))
+def _fan_ins(network: Network, inputs: Inputs, width: int) -> list[int]:
+    """Inputs of one row of W, map by map; the first one sees the features of the data."""
+    dimensions = len(position_shape_of(inputs))
+    kernels = [
+        op.kernel if isinstance(op, Conv) else 1
+        for op in lower(network)
+        if isinstance(op, Linear | Conv)
+    ]
     first = max(width, _columns(inputs) + 2)
     if isinstance(inputs, DataInputs):
         first = inputs.features.shape[1]
-    return [first * offsets] + [width * offsets] * (network.depth - 1)
+    sources = [first] + [width] * (len(kernels) - 1)
+    return [n * int(k**dimensions) for n, k in zip(sources, kernels, strict=True)]
 
 
 def _columns(inputs: Inputs) -> int:
@@ -108,7 +115,7 @@ def _columns(inputs: Inputs) -> int:
     return int(inputs.batch) * inputs.positions
 
 
-def _seconds(network: FeedForward, inputs: Inputs, width: int, method: str) -> float:
+def _seconds(network: Network, inputs: Inputs, width: int, method: str) -> float:
     """Measured on one core, forward and backward with all observables, widths 64 to 8192."""
     columns, total = _columns(inputs), 0.0
     for fan_in in _fan_ins(network, inputs, width):

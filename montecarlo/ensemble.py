@@ -30,7 +30,7 @@ from theory.specs.inputs import (
     SpatialInputs,
     position_shape_of,
 )
-from theory.specs.networks import FeedForward
+from theory.specs.networks import Network
 
 if TYPE_CHECKING:
     from montecarlo.store import Store
@@ -44,7 +44,7 @@ METHODS = ("auto", "direct", "collapsed")
 
 
 def simulate(
-    network: FeedForward,
+    network: Network,
     inputs: Inputs,
     *,
     width: int,
@@ -151,7 +151,7 @@ def places_of(experiment: Experiment, store: Store | None) -> list[dict[str, str
 
 
 def plan(
-    network: FeedForward,
+    network: Network,
     inputs: Inputs,
     *,
     width: int,
@@ -222,7 +222,7 @@ def _require_member(argument: str, value: object, members: tuple[str, ...]) -> N
         raise out_of_domain(argument, value, f"one of {', '.join(members)}", "check the spelling")
 
 
-def _check_width(network: FeedForward, inputs: Inputs, width: int) -> None:
+def _check_width(network: Network, inputs: Inputs, width: int) -> None:
     """Raise if pools or weights make no sense at this width."""
     layer = network.layer
     if layer.norm is not None and layer.norm.pool.channels != float("inf"):
@@ -271,7 +271,7 @@ def _warn_if_degenerate(squared_gradient: FloatArray, second_moment: FloatArray)
         )
 
 
-def _specifications(network: FeedForward, inputs: Inputs) -> dict[str, Any]:
+def _specifications(network: Network, inputs: Inputs) -> dict[str, Any]:
     """What was simulated, as JSON-compatible values."""
     return {
         "network": repr(network),

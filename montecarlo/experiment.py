@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from theory.specs import serialize
 from theory.specs.inputs import Inputs
-from theory.specs.networks import FeedForward
+from theory.specs.networks import Network
 
 __all__ = ["ENGINE", "Experiment", "Method"]
 
@@ -44,7 +44,7 @@ class Experiment:
         Whether gradients are propagated; without them their observables are NaN.
     """
 
-    network: FeedForward
+    network: Network
     inputs: Inputs
     width: int
     seed: int

@@ -15,7 +15,7 @@ from montecarlo.results import Simulation
 from theory.errors import NormcompassError, out_of_domain
 from theory.specs._check import integer
 from theory.specs.inputs import Inputs
-from theory.specs.networks import FeedForward
+from theory.specs.networks import Network
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +79,7 @@ class Grid(Mapping[Cell, Simulation]):
 
 
 def simulate_many(
-    networks: Mapping[str, FeedForward],
+    networks: Mapping[str, Network],
     inputs: Inputs | Mapping[str, Inputs],
     *,
     widths: int | Sequence[int],

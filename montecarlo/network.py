@@ -1,6 +1,7 @@
 """Run one random network through its program, forward and backward.
 
-The program is the list that the theory interprets too (``theory.program.lower``).
+The program is the list that the theory interprets too (``theory.program.lower``).  ``Fork`` keeps x for
+``Merge``; backwards, ``Merge`` keeps the gradient that goes over the skip for ``Fork``.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from montecarlo.compiled import NormCode
 from montecarlo.convolution import ConvMap, Geometry
 from montecarlo.linear import LinearMap, Sampler
 from montecarlo.observables import Recorder
-from theory.errors import HypothesisError, NumericalError
-from theory.program import Conv, Linear, NormAct, Observe, Operation
+from theory.errors import HypothesisError, NumericalError, out_of_domain
+from theory.program import Conv, Fork, Linear, Merge, NormAct, Observe, Operation, Scale
 from theory.specs.activations import Activation
 from theory.specs.normalizers import Normalizer
 
@@ -36,6 +37,42 @@ class Step(Protocol):
     def backward(self, delta: Array) -> Array:
         """Return J' delta."""
         ...
+
+
+@dataclass(frozen=True)
+class ScaleStep:
+    """x -> factor x."""
+
+    factor: float
+
+    def backward(self, delta: Array) -> Array:
+        """factor dx."""
+        return _times(self.factor, delta)
+
+
+@dataclass(frozen=True)
+class ForkStep:
+    """x goes two ways; ``kept`` holds the gradients of skips still open."""
+
+    kept: list[Array]
+
+    def backward(self, delta: Array) -> Array:
+        """The sum of both ways' gradients."""
+        return self.kept.pop() + delta
+
+
+@dataclass(frozen=True)
+class MergeStep:
+    """skip (what was kept) + branch x."""
+
+    skip: float
+    branch: float
+    kept: list[Array]
+
+    def backward(self, delta: Array) -> Array:
+        """skip dx over the skip, branch dx into the branch."""
+        self.kept.append(_times(self.skip, delta))
+        return _times(self.branch, delta)
 
 
 @dataclass(frozen=True)
@@ -122,8 +159,12 @@ def run(
         A pool has zero variance while eps = 0.
     NumericalError
         The stream left the range of the floating-point format.
+    SpecificationError
+        The skip of a residual network joins x^0 with other than ``width`` features to a block's output.
     """
-    depth = sum(isinstance(operation, Linear | Conv) for operation in program)
+    residual = Observe("stream") in program
+    read = Observe("stream" if residual else "activation")
+    depth = sum(operation == read for operation in program)
     positions = math.prod(shape)
     recorder = Recorder(depth=depth, batch=inputs.shape[1] // positions, positions=positions)
     # Overflow is looked for at every layer, so NumPy need not warn about it as well.
@@ -132,7 +173,8 @@ def run(
             program, inputs, width=width, sampler=sampler, recorder=recorder, shape=shape
         )
         if cotangent is not None:
-            _backward(list(tape), cotangent, depth=depth, recorder=recorder)
+            gradients = "stream" if residual else "preactivation"
+            _backward(list(tape), cotangent, read=gradients, depth=depth, recorder=recorder)
         else:
             deque(tape, maxlen=0)  # run through it, keep nothing
     return recorder.table()
@@ -146,9 +188,11 @@ def _forward(
     sampler: Sampler,
     recorder: Recorder,
     shape: tuple[int, ...],
-) -> Iterator[Step | None]:
-    """Interpret the program; yields its steps in order and None where h^l is read."""
-    layer = 0
+) -> Iterator[Step | str]:
+    """Interpret the program; yields its steps in order and, where something is read, what."""
+    layer, block = 0, 0
+    streams: list[Array] = []
+    gradients: list[Array] = []
     for operation in program:
         match operation:
             case Linear(weights):
@@ -167,26 +211,41 @@ def _forward(
             case NormAct(norm, activation):
                 x, step = normact(norm, activation, x, positions=math.prod(shape))
                 yield step
+            case Scale(factor):
+                x = _times(factor, x)
+                yield ScaleStep(factor)
+            case Fork():
+                streams.append(x)
+                yield ForkStep(gradients)
+            case Merge(skip, branch):
+                x = _merged(streams.pop(), x, skip, branch)
+                yield MergeStep(skip, branch, gradients)
             case Observe("preactivation"):
-                _require_finite(recorder.preactivation(x), x, layer)
-                yield None
-            case Observe("activation"):
-                _require_finite(recorder.activation(x), x, layer)
+                _require_finite(recorder.preactivation(x), x, block + 1)
+                yield "preactivation"
+            case Observe(what):
+                block += 1
+                _require_finite(recorder.activation(x), x, block)
+                yield what
 
 
-def _backward(tape: list[Step | None], delta: Array, *, depth: int, recorder: Recorder) -> None:
-    """Pull delta = dloss/dx^L back to h^1, recording log |g^l|^2.
+def _backward(
+    tape: list[Step | str], delta: Array, *, read: str, depth: int, recorder: Recorder
+) -> None:
+    """Pull delta = dloss/dx^L back to the first reading, recording log |g^l|^2 where ``read`` is read.
 
-    The pull-back is linear, so g is brought back to unit size at every layer and the logarithm of
-    its size kept: neither growth nor decay leaves the floating-point range.
+    The pull-back is linear, so g is brought back to unit size at every reading and the logarithm of
+    its size kept: neither growth nor decay leaves the floating-point range.  No skip is open there.
     """
     log_scale = 0.0
     layer = depth
-    # Nothing lies between h^1 and x^0 that is observed: the first linear map is skipped.
-    while len(tape) > 1:
+    # What lies before the first reading is not observed: it is skipped.
+    while layer > 0:
         step = tape.pop()
-        if step is not None:
+        if not isinstance(step, str):
             delta = step.backward(delta)
+            continue
+        if step != read:
             continue
         layer -= 1
         square = compiled.sum_of_squares(delta)
@@ -202,8 +261,24 @@ def _backward(tape: list[Step | None], delta: Array, *, depth: int, recorder: Re
         recorder.gradient(layer, math.log(square) + 2.0 * log_scale)
         exponent = math.frexp(math.sqrt(square / delta.size))[1]
         if abs(exponent) > 8:
-            delta *= delta.dtype.type(math.ldexp(1.0, -exponent))
+            delta = _times(math.ldexp(1.0, -exponent), delta)
             log_scale += exponent * math.log(2.0)
+
+
+def _times(factor: float, x: Array) -> Array:
+    """factor x, in the format of x."""
+    return x if factor == 1.0 else x.dtype.type(factor) * x
+
+
+def _merged(stream: Array, x: Array, skip: float, branch: float) -> Array:
+    if stream.shape != x.shape:
+        raise out_of_domain(
+            "width",
+            len(x),
+            f"{len(stream)}, the features of x^0, which the first skip adds to a block's output",
+            "choose that width, or give the network a stem: Residual(..., stem=gaussian())",
+        )
+    return _times(skip, stream) + _times(branch, x)
 
 
 def _require_finite(second_moment: float, x: Array, layer: int) -> None:

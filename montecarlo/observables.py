@@ -8,7 +8,8 @@
     squared_gradient    |g^l|^2 over the whole batch, g^l = dloss/dh^l
     log_gradient_ratio  log(|g^l|^2 / |g^L|^2)
 
-``preactivation_...``: the same of h^l.
+``preactivation_...``: the same of h^l.  In a residual network x^l is the stream that block l puts out,
+g^l the gradient there, and h^l the output of the first linear map in its branch.
 """
 
 from __future__ import annotations

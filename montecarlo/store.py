@@ -40,7 +40,7 @@ from theory.errors import NormcompassError, StoreError, out_of_domain
 from theory.specs import serialize
 from theory.specs._check import integer
 from theory.specs.inputs import Inputs
-from theory.specs.networks import FeedForward
+from theory.specs.networks import Network
 
 __all__ = ["Store", "StoredRun", "environment"]
 
@@ -91,7 +91,7 @@ class StoredRun:
         return self.key[:12]
 
     @property
-    def network(self) -> FeedForward:
+    def network(self) -> Network:
         """Specification of the network; raises like ``experiment``."""
         return self.experiment.network
 
@@ -123,7 +123,7 @@ class StoredRun:
             same = experiment.key == self.key
         except (NormcompassError, TypeError, ValueError, RecursionError) as error:
             raise StoreError(f"Run {self.id} cannot be rebuilt: {error}; {remedy}.") from error
-        if not (same and isinstance(network, FeedForward) and isinstance(inputs, Inputs)):
+        if not (same and isinstance(network, Network) and isinstance(inputs, Inputs)):
             raise StoreError(f"Run {self.id} does not describe an experiment; {remedy}.")
         return experiment
 

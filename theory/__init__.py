@@ -24,10 +24,13 @@ gain                                               multiplies a standard deviati
 batch, group_size, positions   B, G, S             samples per batch, channels per group, positions
 position_correlation           w/q                 of two positions of one sample
 eps, ddof                                          R^2 = h'M h/(N_pool - ddof) + eps
+skip, branch                   alpha, beta         x' = alpha x + beta F(x) of a residual network
+branch_gradient_norm                               at h^l, inside a branch, relative to ||g^L||
 =============================  ==================  =====================================================
 
 Per-layer arrays have length ``depth``; index 0 is layer 1.  Inputs describe x^0, so
-q^1 = sigma_w^2 * second_moment.  The cotangent at x^L is independent standard Gaussian.
+q^1 = sigma_w^2 * second_moment.  The cotangent at x^L is independent standard Gaussian.  Layer l of a
+residual network is block l: x^l is the stream behind it, g^l the gradient there.
 """
 
 from math import inf
@@ -43,8 +46,11 @@ from theory.errors import (
     StoreError,
 )
 from theory.fixed_points import FixedPoint, fixed_point, fixed_points
+from theory.growth import GrowthLaw, branch_end_second_moment
+from theory.nf_scaling import nf_scaled
 from theory.recursion import predict, predict_many
 from theory.regimes import Regime, regime
+from theory.residual_growth import ResidualGrowth, growth_law
 from theory.results import OBSERVABLES, Prediction, PredictionSet
 from theory.specs.activations import (
     Activation,
@@ -86,6 +92,7 @@ from theory.specs.normalizers import (
     rms_norm,
     variance_norm,
 )
+from theory.specs.residual import ORDERS, Residual, deep_norm_constants, fixup
 from theory.specs.serialize import from_json, key, to_json
 from theory.specs.spatial import exchangeable_from_data
 from theory.specs.weights import (
@@ -99,6 +106,7 @@ from theory.zoo import zoo
 
 __all__ = [
     "OBSERVABLES",
+    "ORDERS",
     "Activation",
     "CovarianceInputs",
     "CrossBatchSimilarity",
@@ -117,6 +125,7 @@ __all__ = [
     "PredictionSet",
     "Regime",
     "RegimeWarning",
+    "Residual",
     "SpecificationError",
     "StoreError",
     "Weights",
@@ -124,6 +133,7 @@ __all__ = [
     "batch_norm",
     "centered_weights",
     "cross_batch_similarity",
+    "deep_norm_constants",
     "elu",
     "erf",
     "evonorm_b0",
@@ -133,6 +143,7 @@ __all__ = [
     "filter_response_norm",
     "fixed_point",
     "fixed_points",
+    "fixup",
     "from_covariance",
     "from_data",
     "from_json",
@@ -146,6 +157,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "mean_centering",
+    "nf_scaled",
     "predict",
     "predict_many",
     "regime",
@@ -163,6 +175,10 @@ __all__ = [
     "variance_norm",
     "weight_norm",
     "zoo",
+    "GrowthLaw",
+    "ResidualGrowth",
+    "branch_end_second_moment",
+    "growth_law",
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,7 @@ def fixed_point(
     NumericalError
         A layer's second moment overflows.
     """
+    _require_feed_forward(network)
     if positions != 1 or isinstance(inputs, SpatialInputs):
         return fixed_point_over_positions(network, inputs, batch, positions)
     layer_map, start = _prepare(network, inputs, batch)
@@ -86,10 +88,22 @@ def fixed_points(
 
     With positions: the one that iteration reaches.
     """
+    _require_feed_forward(network)
     if positions != 1 or isinstance(inputs, SpatialInputs):
         return (fixed_point_over_positions(network, inputs, batch, positions),)
     layer_map, start = _prepare(network, inputs, batch)
     return tuple(layer_map.describe(gap) for gap in layer_map.roots(start.gap))
+
+
+def _require_feed_forward(network: Any) -> None:
+    """A residual stream does not settle: it grows."""
+    if not isinstance(network, FeedForward):
+        raise out_of_domain(
+            "network",
+            network,
+            "a FeedForward network",
+            "a residual stream grows instead of settling: use predict",
+        )
 
 
 def _prepare(

@@ -6,28 +6,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from theory.errors import NumericalError
-from theory.program import Conv, Linear, NormAct
-from theory.routes.base import is_scale_free
+from theory.errors import HypothesisError, NumericalError
+from theory.laws import only_rescales
+from theory.program import Computation, Conv, Fork, Linear, Merge, NormAct, Scale
+from theory.routes.base import is_scale_free, label
 from theory.routes.dispatch import select
 from theory.routes.spatial import SpatialRoute, select_spatial
 from theory.specs.activations import Activation
 from theory.states.base import Gradient, Moments, State
 from theory.states.full import squared_distances
 from theory.states.spatial import Spatial
+from theory.streams import Pull, Push, bind_stream_pull, bind_stream_push, scale_gradient
 
 __all__ = ["LOST_GRADIENT", "Pull", "Push", "bind_pull", "bind_push"]
-
-Push = Callable[[Any], Any]
-Pull = Callable[[Any, Gradient], Gradient]
-
-_LARGE = 4.0**200
 
 LOST_GRADIENT = (
     "the gradient left the range of floating-point numbers: samples have collapsed too far for this "
@@ -40,12 +36,22 @@ _LEFT_RANGE = (
 )
 
 
-def bind_push(op: Linear | Conv | NormAct, state: State | Spatial) -> tuple[Push, str]:
-    """The forward step of ``op`` on states like ``state``, and the name of its route."""
+def bind_push(
+    op: Computation, state: State | Spatial, kept: list[Any] | None = None
+) -> tuple[Push, str]:
+    """The forward step of ``op`` on states like ``state``, and the name of its route.
+
+    ``kept`` carries the streams of open forks from ``Fork`` to ``Merge``.
+    """
+    if isinstance(op, Fork | Merge | Scale):
+        return bind_stream_push(op, state, [] if kept is None else kept), "closed form"
     if isinstance(op, Linear | Conv):
         # Averaged over a kernel's offsets, covariances exchangeable over positions stay as they are.
         variance, centered = op.weights.weight_variance, op.weights.centered
         return (lambda s: s.linear(variance, centered=centered)), "closed form"
+    if only_rescales(op) and np.any(state.mean):  # type: ignore[union-attr]
+        centered_push, name = bind_push(op, _about_mean(op, state))
+        return (lambda s: centered_push(_about_mean(op, s))), name
     block = state.block()
     if block.spectrum is not None:
         over_positions = select_spatial(op, block, "forward")
@@ -82,12 +88,22 @@ def bind_push(op: Linear | Conv | NormAct, state: State | Spatial) -> tuple[Push
     return push, route.name
 
 
-def bind_pull(op: Linear | Conv | NormAct, state: State | Spatial) -> tuple[Pull, str]:
-    """The backward step of ``op`` at states like ``state``, and the name of its route."""
+def bind_pull(
+    op: Computation, state: State | Spatial, kept: list[Gradient] | None = None
+) -> tuple[Pull, str]:
+    """The backward step of ``op`` at states like ``state``, and the name of its route.
+
+    ``kept`` carries the gradients of skips from ``Merge`` back to ``Fork``.
+    """
+    if isinstance(op, Fork | Merge | Scale):
+        return bind_stream_pull(op, [] if kept is None else kept), "closed form"
     if isinstance(op, Linear | Conv):
         # Centering the rows removes one direction of n: nothing in the limit.
         variance = op.weights.weight_variance
-        return (lambda s, g: _linear_pull(g, variance)), "closed form"
+        return (lambda _, g: scale_gradient(g, variance)), "closed form"
+    if only_rescales(op) and np.any(state.mean):  # type: ignore[union-attr]
+        centered_pull, name = bind_pull(op, _about_mean(op, state))
+        return (lambda s, g: centered_pull(_about_mean(op, s), g)), name
     block = state.block()
     if block.spectrum is not None:
         over_positions = select_spatial(op, block, "backward")
@@ -113,6 +129,16 @@ def bind_pull(op: Linear | Conv | NormAct, state: State | Spatial) -> tuple[Pull
         return Gradient(value, exponent, error)
 
     return pull, route.name
+
+
+def _about_mean(op: NormAct, state: Any) -> Any:
+    """State of x - m, m the mean over the channels, which a norm about it removes."""
+    if op.norm is None or not op.norm.centered:
+        raise HypothesisError(
+            f"{label(op)} keeps the mean over the channels that this stream has, and no route follows "
+            "it; use inputs with feature_mean=0, a stem, or layer_norm()"
+        )
+    return state.linear(1.0, centered=True)
 
 
 def _spatial_push(op: NormAct, route: SpatialRoute, state: Spatial) -> Spatial:
@@ -199,21 +225,3 @@ def _require_finite(moments: Moments) -> None:
     """Collapsing samples end where 1 - c underflows; say so instead of carrying NaN on."""
     if not (np.isfinite(moments.second_moment).all() and np.isfinite(moments.gap).all()):
         raise NumericalError(_LEFT_RANGE)
-
-
-def _linear_pull(gradient: Gradient, variance: float) -> Gradient:
-    value, exponent, error = gradient
-    if type(value) is tuple:
-        entries = tuple(variance * entry for entry in value)
-        same = entries[0]
-        if not 1.0 / _LARGE < same < _LARGE and 0.0 < same < math.inf:
-            steps = math.frexp(same)[1] // 2
-            entries = tuple(math.ldexp(entry, -2 * steps) for entry in entries)
-            exponent += steps
-        return Gradient(entries, exponent, error)
-    value = variance * value
-    largest = float(np.abs(value).max())
-    if not 1.0 / _LARGE < largest < _LARGE and 0.0 < largest < math.inf:
-        steps = math.frexp(largest)[1] // 2
-        value, exponent = np.ldexp(value, -2 * steps), exponent + steps
-    return Gradient(value, exponent, error)

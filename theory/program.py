@@ -1,7 +1,8 @@
 """Lowering: an architecture becomes a short list of operations.
 
-Theory and simulation interpret the same list, so an architecture is added here once.  The markers
-``Observe`` say where h^l and x^l are read; they compute nothing.
+Theory and simulation interpret the same list, so an architecture is added here once.  ``Fork`` keeps
+the stream, ``Merge`` adds a branch to what the last ``Fork`` kept.  The markers ``Observe`` say where
+h^l and x^l are read; they compute nothing.
 """
 
 from __future__ import annotations
@@ -10,12 +11,26 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from theory.specs.activations import Activation
-from theory.specs.networks import FeedForward
+from theory.errors import out_of_domain
+from theory.specs.activations import Activation, identity
+from theory.specs.networks import FeedForward, Network
 from theory.specs.normalizers import Normalizer
+from theory.specs.residual import Residual
 from theory.specs.weights import Weights
 
-__all__ = ["Conv", "Linear", "NormAct", "Observe", "Operation", "lower", "plain_activation"]
+__all__ = [
+    "Computation",
+    "Conv",
+    "Fork",
+    "Linear",
+    "Merge",
+    "NormAct",
+    "Observe",
+    "Operation",
+    "Scale",
+    "lower",
+    "plain_activation",
+]
 
 
 @dataclass(frozen=True)
@@ -42,13 +57,37 @@ class NormAct:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """x -> factor x."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Keep x for the next ``Merge`` and go on with it."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """x -> skip (what the last ``Fork`` kept) + branch x."""
+
+    skip: float
+    branch: float
+
+
+@dataclass(frozen=True)
 class Observe:
-    """Read the stream here: ``"preactivation"`` is h^l, ``"activation"`` is x^l."""
+    """Read here: ``"preactivation"`` is h^l, ``"activation"`` x^l, ``"stream"`` a residual block's output.
 
-    what: Literal["preactivation", "activation"]
+    Gradients are read at the stream if there is one, else at h^l.
+    """
+
+    what: Literal["preactivation", "activation", "stream"]
 
 
-Operation = Linear | Conv | NormAct | Observe
+Computation = Linear | Conv | NormAct | Scale | Fork | Merge
+Operation = Computation | Observe
 
 
 def plain_activation(activation: Activation) -> NormAct:
@@ -57,14 +96,85 @@ def plain_activation(activation: Activation) -> NormAct:
 
 
 @lru_cache(maxsize=256)
-def lower(network: FeedForward) -> tuple[Operation, ...]:
+def lower(network: Network) -> tuple[Operation, ...]:
     """List the operations of ``network`` in forward order."""
+    match network:
+        case FeedForward():
+            return _feed_forward(network)
+        case Residual():
+            return _residual(network)
+    raise out_of_domain("network", network, "a network", "build it with FeedForward(...)")
+
+
+def _feed_forward(network: FeedForward) -> tuple[Operation, ...]:
     layer = network.layer
-    linear = Linear(layer.weights) if layer.kernel == 1 else Conv(layer.weights, layer.kernel)
     body = (
-        linear,
+        _map(layer.weights, layer.kernel),
         Observe("preactivation"),
         NormAct(layer.norm, layer.activation),
         Observe("activation"),
     )
     return body * network.depth
+
+
+def _residual(network: Residual) -> tuple[Operation, ...]:
+    stem = () if network.stem is None else (Linear(network.stem),)
+    fork, merge = Fork(), Merge(*network.factors)
+    # One set of objects for all blocks: interpreters prepare each once.
+    end = (*_observed(_branch(network)), merge, *_after(network), Observe("stream"))
+    if not network.scales:
+        return stem + (fork, *end) * network.depth
+    blocks = [(fork, Scale(scale), *end) for scale in network.scales]
+    return stem + tuple(op for block in blocks for op in block)
+
+
+def _branch(network: Residual) -> tuple[Linear | Conv | NormAct, ...]:
+    """F, with the normalizers in it."""
+    norm, activation = network.layer.norm, network.layer.activation
+    linear = _map(network.weights, network.layer.kernel)
+    normact, act = NormAct(norm, activation), plain_activation(activation)
+    alone = _normalizer(norm)
+    one = network.maps == 1
+    # phi follows N at once where one map leaves nothing between them: their law is a joint one.
+    entered = (normact, linear) if one else (*alone, linear, act, linear)
+    feed_forward = (act, linear) if one else (linear, act, linear)
+    match network.order:
+        case "pre_activation":
+            return (normact, linear) if one else (normact, linear) * 2
+        case "post_activation":
+            return (linear, *alone) if one else (linear, normact, linear, *alone)
+        case "activation_before_addition":
+            return (linear, normact) if one else (linear, normact) * 2
+        case "pre_norm":
+            return entered
+        case "post_norm" | "deep_norm":
+            return feed_forward
+        case "branch_end_norm":
+            return (*feed_forward, *alone)
+        case "sandwich":
+            return (*entered, *alone)
+
+
+def _after(network: Residual) -> tuple[NormAct, ...]:
+    """What acts on the sum."""
+    match network.order:
+        case "post_activation":
+            return (plain_activation(network.layer.activation),)
+        case "post_norm" | "deep_norm":
+            return _normalizer(network.layer.norm)
+        case _:
+            return ()
+
+
+def _observed(branch: tuple[Linear | Conv | NormAct, ...]) -> tuple[Operation, ...]:
+    """The branch, with h^l read behind its first linear map."""
+    first = next(k for k, op in enumerate(branch) if not isinstance(op, NormAct))
+    return (*branch[: first + 1], Observe("preactivation"), *branch[first + 1 :])
+
+
+def _normalizer(norm: Normalizer | None) -> tuple[NormAct, ...]:
+    return () if norm is None else (NormAct(norm, identity),)
+
+
+def _map(weights: Weights, kernel: int) -> Linear | Conv:
+    return Linear(weights) if kernel == 1 else Conv(weights, kernel)

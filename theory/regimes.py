@@ -15,7 +15,8 @@ import numpy as np
 
 from theory.errors import HypothesisError
 from theory.specs.inputs import ExchangeableInputs, Inputs
-from theory.specs.networks import FeedForward
+from theory.specs.networks import Network
+from theory.specs.residual import Residual
 from theory.specs.spatial import SpatialInputs
 from theory.states.full import squared_distances
 
@@ -43,7 +44,7 @@ class Regime:
     reason: str
 
 
-def pool_rank(network: FeedForward, inputs: Inputs) -> float:
+def pool_rank(network: Network, inputs: Inputs) -> float:
     """Rank of the normalizer's quadratic form in a deep layer.
 
     Samples that are equal stay equal, so they count once.  Data in fewer dimensions do not: after
@@ -83,7 +84,14 @@ def _identical(inputs: Inputs) -> bool:
     return not squared_distances(inputs.second_moment, inputs.gap).any()
 
 
-def regime(network: FeedForward, inputs: Inputs) -> Regime:
+def _closed(network: Network) -> bool:
+    """Whether the normalizers are all in branches that are multiplied by 0."""
+    if not isinstance(network, Residual) or network.branch != 0.0:
+        return False
+    return network.order not in ("post_norm", "deep_norm")
+
+
+def regime(network: Network, inputs: Inputs) -> Regime:
     """Classify the squared gradient norm of ``network`` on ``inputs``.
 
     Raises
@@ -108,6 +116,9 @@ def regime(network: FeedForward, inputs: Inputs) -> Regime:
         )
     raw = not norm.centered and norm.denominator != "rms"
     power = 2 if raw else 1
+    if _closed(network) and not (raw and rank <= 2):
+        reason = "no gradient passes through a branch multiplied by 0"
+        return Regime(status="regular", rank=rank, reason=reason)
     what = f"{norm.name} pools a form of rank {rank:g}"
     if norm.eps > 0.0:
         if rank > 4 * power:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from theory.errors import out_of_domain
 from theory.regimes import Regime
 from theory.specs.inputs import Inputs
-from theory.specs.networks import FeedForward
+from theory.specs.networks import Network
+from theory.specs.residual import Residual
 from theory.states.base import Observables
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ class Prediction:
     ``preactivation_second_moment``, ``preactivation_correlation``.  Of the gradient g^l at h^l:
     ``gradient_norm`` = sqrt(E||g^l||^2 / E||g^L||^2), None if it was not asked for.
 
+    Of a residual network x^l is the stream that block l puts out, g^l the gradient there, and h^l the
+    output of the branch's first linear map; ``branch_gradient_norm`` is of the gradient at h^l,
+    relative to that of the last stream (None without a branch).
+
     The primaries are ``log_second_moment``, ``log_variance``, ``log_gradient_norm`` and
     ``log_preactivation_second_moment`` (2**depth must not overflow), and ``gap`` = 1 - similarity
     and ``preactivation_gap``, which keep full relative precision.
@@ -52,7 +57,7 @@ class Prediction:
     gave the number, and ``regime`` which moments of the squared gradient exist.
     """
 
-    network: FeedForward
+    network: Network
     inputs: Inputs
     regime: Regime
     activation: Observables
@@ -62,6 +67,8 @@ class Prediction:
     forward_route: str
     backward_route: str | None
     states: Sequence[Any]
+    log_branch_gradient_norm: FloatArray | None = None
+    branch_gradient_error: FloatArray | None = None
 
     @property
     def depth(self) -> int:
@@ -72,9 +79,12 @@ class Prediction:
     def label(self) -> str:
         """Name for legends: the normalizer, else the weight scheme."""
         layer = self.network.layer
+        name = "plain" if layer.weights.name == "gaussian" else layer.weights.name
         if layer.norm is not None:
-            return layer.norm.name
-        return "plain" if layer.weights.name == "gaussian" else layer.weights.name
+            name = layer.norm.name
+        if not isinstance(self.network, Residual):
+            return name
+        return f"{name}, {self.network.order.replace('_', ' ')}"
 
     @property
     def log_second_moment(self) -> FloatArray:
@@ -136,6 +146,12 @@ class Prediction:
         """sqrt(E||g^l||^2 / E||g^L||^2)."""
         return None if self.log_gradient_norm is None else _exp(self.log_gradient_norm)
 
+    @property
+    def branch_gradient_norm(self) -> FloatArray | None:
+        """sqrt(E||dloss/dh^l||^2 / E||g^L||^2) of a residual network; else None."""
+        log = self.log_branch_gradient_norm
+        return None if log is None else _exp(log)
+
     @cached_property
     def error(self) -> Mapping[str, FloatArray]:
         """Absolute numerical error of every observable and primary, per layer."""
@@ -158,11 +174,14 @@ class Prediction:
             "preactivation_gap": pre.gap * pre.gap_error,
             "preactivation_correlation": pre.gap * pre.gap_error + 1e-16,
         }
-        if self.log_gradient_norm is not None and self.gradient_error is not None:
-            errors["log_gradient_norm"] = self.gradient_error
-            # An infinite norm is known exactly, not to 0 * inf.
-            scale = np.where(self.gradient_error > 0.0, _exp(self.log_gradient_norm), 0.0)
-            errors["gradient_norm"] = scale * self.gradient_error
+        for name, log, error in (
+            ("gradient_norm", self.log_gradient_norm, self.gradient_error),
+            ("branch_gradient_norm", self.log_branch_gradient_norm, self.branch_gradient_error),
+        ):
+            if log is not None and error is not None:
+                errors[f"log_{name}"] = error
+                # An infinite norm is known exactly, not to 0 * inf.
+                errors[name] = np.where(error > 0.0, _exp(log), 0.0) * error
         return errors
 
     @cached_property
@@ -172,7 +191,8 @@ class Prediction:
         for name in self.error:
             used = self.backward_route if "gradient" in name else self.forward_route
             # The first layer's pre-activations are a linear map of the inputs.
-            first = "closed form" if "preactivation" in name else used
+            linear = "preactivation" in name and not isinstance(self.network, Residual)
+            first = "closed form" if linear else used
             names[name] = (str(first),) + (str(used),) * (self.depth - 1)
         return names
 
@@ -214,10 +234,8 @@ class Prediction:
         import pandas as pd
 
         rows = []
-        for name in OBSERVABLES:
+        for name in self._present():
             values = getattr(self, name)
-            if values is None:
-                continue
             for layer in range(self.depth):
                 rows.append(
                     {
@@ -232,7 +250,7 @@ class Prediction:
 
     def to_latex(self) -> str:
         """A LaTeX tabular: one row per layer, one column per observable."""
-        names = [n for n in OBSERVABLES if getattr(self, n) is not None]
+        names = self._present()
         head = " & ".join(["layer", *(n.replace("_", " ") for n in names)])
         body = [
             " & ".join([str(k + 1), *(f"{getattr(self, n)[k]:.6g}" for n in names)])
@@ -241,6 +259,11 @@ class Prediction:
         lines = [rf"\begin{{tabular}}{{r{'r' * len(names)}}}", r"\hline", head + r" \\", r"\hline"]
         lines += [row + r" \\" for row in body]
         return "\n".join([*lines, r"\hline", r"\end{tabular}"])
+
+    def _present(self) -> list[str]:
+        """Observables of this prediction, in the order of tables."""
+        names = (*OBSERVABLES, "branch_gradient_norm")
+        return [name for name in names if getattr(self, name) is not None]
 
     def plot(self, ax: Any = None, *, observable: str = "similarity") -> Any:
         """Draw one observable over the layers; see ``theory.plotting.plot_prediction``."""

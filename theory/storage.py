@@ -63,6 +63,9 @@ def save_prediction(prediction: Prediction, path: str | Path) -> None:
     if prediction.log_gradient_norm is not None:
         arrays["log_gradient_norm"] = prediction.log_gradient_norm
         arrays["gradient_error"] = prediction.gradient_error
+    if prediction.log_branch_gradient_norm is not None:
+        arrays["log_branch_gradient_norm"] = prediction.log_branch_gradient_norm
+        arrays["branch_gradient_error"] = prediction.branch_gradient_error
     if isinstance(prediction.states[0], Spatial):
         rows = [(s.batch, *s.spectrum, *s[2:]) for s in prediction.states]
         arrays["spatial"] = np.array(rows, dtype=np.float64)
@@ -138,6 +141,8 @@ def _build(document: dict[str, Any], arrays: dict[str, Any]) -> Prediction:
         forward_route=document["forward_route"],
         backward_route=document["backward_route"],
         states=states,
+        log_branch_gradient_norm=arrays.get("log_branch_gradient_norm"),
+        branch_gradient_error=arrays.get("branch_gradient_error"),
     )
 
 

@@ -29,7 +29,7 @@ from montecarlo.commands.output import (
 from montecarlo.options import JSON
 from theory.errors import StoreError, out_of_domain
 from theory.specs.inputs import DataInputs, ExchangeableInputs, Inputs, SpatialInputs
-from theory.specs.networks import FeedForward
+from theory.specs.networks import Network
 
 if TYPE_CHECKING:
     from montecarlo.results import Simulation
@@ -182,7 +182,7 @@ def _facts(run: StoredRun) -> dict[str, Any]:
 def _network(run: StoredRun, *, whole: bool = False) -> str:
     """The layer's name and activation, or the whole specification."""
     try:
-        network: FeedForward = run.network
+        network: Network = run.network
     except StoreError as error:
         return str(error) if whole else _UNREADABLE
     if whole:

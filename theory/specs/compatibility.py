@@ -12,7 +12,7 @@ from theory.specs.inputs import (
     SpatialInputs,
     position_shape_of,
 )
-from theory.specs.networks import FeedForward
+from theory.specs.networks import Network
 
 __all__ = ["check"]
 
@@ -23,7 +23,7 @@ def check(network: Any, inputs: Any) -> None:
     A pool about its mean needs two activations: BN two samples, IN two positions, GN two channels
     or positions.  FRN over a single position would only keep the sign.
     """
-    if not isinstance(network, FeedForward):
+    if not isinstance(network, Network):
         raise out_of_domain("network", network, "a network", "build it with FeedForward(...)")
     if not isinstance(inputs, ExchangeableInputs | SpatialInputs | DataInputs | CovarianceInputs):
         raise out_of_domain(

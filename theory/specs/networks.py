@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from theory.errors import out_of_domain
 from theory.specs._check import integer
@@ -11,7 +12,7 @@ from theory.specs.activations import Activation, relu
 from theory.specs.normalizers import Normalizer
 from theory.specs.weights import Weights, gaussian
 
-__all__ = ["FeedForward", "Layer", "torch_defaults"]
+__all__ = ["FeedForward", "Layer", "Network", "torch_defaults"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,18 @@ class Layer:
         object.__setattr__(self, "kernel", kernel)
 
 
+class Network:
+    """What every network has: the layer it is built of, and how many layers or blocks there are."""
+
+    layer: Layer
+    depth: int
+
+
+N = TypeVar("N", bound=Network)
+
+
 @dataclass(frozen=True)
-class FeedForward:
+class FeedForward(Network):
     """``depth`` copies of one layer, with independent weights: h^l = W^l x^{l-1}, x^l = phi(N(h^l))."""
 
     layer: Layer
@@ -71,12 +82,13 @@ class FeedForward:
         object.__setattr__(self, "depth", depth)
 
 
-def torch_defaults(network: FeedForward) -> FeedForward:
+def torch_defaults(network: N) -> N:
     """The same network with PyTorch's eps = 1e-5 and ddof = 0 in every normalizer that divides."""
-    if not isinstance(network, FeedForward):
+    if not isinstance(network, Network):
         raise out_of_domain("network", network, "a network", "build it with FeedForward(...)")
     norm = network.layer.norm
     if norm is None or norm.denominator == "none":
         return network
     norm = dataclasses.replace(norm, eps=1e-5, ddof=0)
-    return dataclasses.replace(network, layer=dataclasses.replace(network.layer, norm=norm))
+    layer = dataclasses.replace(network.layer, norm=norm)
+    return dataclasses.replace(network, layer=layer)  # type: ignore[type-var]

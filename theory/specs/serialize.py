@@ -29,6 +29,7 @@ from theory.specs.inputs import (
 )
 from theory.specs.networks import FeedForward, Layer
 from theory.specs.normalizers import Normalizer, Pool
+from theory.specs.residual import Residual
 from theory.specs.spatial import SpatialInputs
 from theory.specs.weights import Weights
 
@@ -275,6 +276,7 @@ _register("normalizer", Normalizer)
 _register("weights", Weights)
 _register("layer", Layer, defaults={"kernel": 1})
 _register("feed_forward", FeedForward)
+_register("residual", Residual)
 _register("exchangeable_inputs", ExchangeableInputs, build=exchangeable)
 _register("spatial_inputs", SpatialInputs)
 _register("data_inputs", DataInputs, build=from_data)

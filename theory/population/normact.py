@@ -1,0 +1,201 @@
+r"""x = phi(N(h)) on a population of channels, and gradients back through it.
+
+With d = A h, R^2 = h'M h/D + eps over one pool (theory notes, section 2), u = d/R and w = M h/R,
+
+    J'g = (A g - w (u . g)/D)/R,      u . g over the pool.
+
+Pools that span the layer have no fluctuations: R is a number of its population, and what J' adds
+to g/R is of order 1/sqrt(n) per channel because gradients are independent of the stream.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theory.errors import HypothesisError, out_of_domain
+from theory.program import NormAct
+from theory.routes.functions import base_function
+from theory.specs.activations import Activation
+from theory.specs.normalizers import Normalizer
+from theory.states.population import FloatArray, Population
+
+__all__ = ["Tape", "has_finite_pool", "normact", "pullback", "refuse", "squared_pullback"]
+
+Array = NDArray[Any]
+
+
+class Tape(NamedTuple):
+    """What ``pullback`` needs of the forward step.
+
+    ``slope`` is phi' or, for rays, the mask of positive arguments; ``inverse`` 1/R; ``numerator`` u
+    and ``quadratic`` w where a pool has fluctuations; ``exponent`` of the h that came in.
+    """
+
+    slope: Array
+    inverse: FloatArray | None
+    numerator: FloatArray | None
+    quadratic: FloatArray | None
+    exponent: int
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held."""
+        arrays = (self.slope, self.inverse, self.numerator, self.quadratic)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+
+def refuse(op: NormAct, *, batch: int, channels: int) -> None:
+    """Raise unless the operation can be carried out on such populations.
+
+    Raises
+    ------
+    HypothesisError
+        Gates (EvoNorm), pools over samples and several channels, batches too small for the pool.
+    SpecificationError
+        ``channels`` is not a multiple of twice the group size (draws come mirrored).
+    """
+    norm = op.norm
+    if norm is None:
+        return
+    pool = norm.pool
+    if norm.gate is not None or (pool.samples and pool.channels != 1):
+        raise HypothesisError(
+            f"a population of channels does not carry {norm.name}: its pool is gated or spans samples "
+            "and channels; use BN, VN, MC, LN, RMSNorm, GN, or simulate"
+        )
+    if pool.samples and norm.denominator != "none" and batch < 2:
+        raise HypothesisError(f"batch = {batch}: {norm.name} needs two samples; add samples")
+    if not pool.samples and pool.channels != math.inf and channels % (2 * int(pool.channels)):
+        raise out_of_domain(
+            "channels",
+            channels,
+            f"a multiple of twice the group size {int(pool.channels)}",
+            "round it up",
+        )
+    if not pool.samples and norm.denominator == "std" and pool.channels == 1:
+        raise HypothesisError(
+            f"{norm.name} needs positions, which populations do not have; use group_norm(2) or more"
+        )
+
+
+def normact(op: NormAct, state: Population) -> tuple[Population, Tape]:
+    """phi(N(h)) and its tape."""
+    exponent = state.exponent
+    if op.norm is None:
+        out, inverse, numerator, quadratic = state, None, None, None
+    else:
+        out, inverse, numerator, quadratic = _normalize(op.norm, state)
+    if op.activation.ray_slopes is None:
+        out = out.unscaled()
+        exponent = exponent if inverse is not None else 0
+    values, slope = _activate(op.activation, out)
+    return Population(values, out.exponent), Tape(slope, inverse, numerator, quadratic, exponent)
+
+
+def pullback(op: NormAct, tape: Tape, gradient: Population) -> Population:
+    """J'g, with g the gradient at phi(N(h)) and the result the one at h."""
+    g = gradient.values * _slope(op.activation, tape.slope)
+    norm, exponent = op.norm, gradient.exponent
+    if norm is None:
+        return Population(g, exponent)
+    if tape.inverse is None:
+        return Population(_pooled(norm, _project, g) if has_finite_pool(norm) else g, exponent)
+    if tape.numerator is not None:
+        assert tape.quadratic is not None
+        pooled_sum = _pooled(norm, _sum, tape.numerator * g)
+        divisor = norm.divisor(batch=g.shape[1], positions=1)
+        if norm.centered:
+            g = _pooled(norm, _project, g)
+        g = g - tape.quadratic * pooled_sum / divisor
+    return Population(g * tape.inverse, exponent - tape.exponent)
+
+
+def squared_pullback(op: NormAct, tape: Tape, squares: FloatArray) -> tuple[FloatArray, int]:
+    """(phi'^2 v/R^2, the exponent that R carries), where no finite pool couples channels or samples."""
+    root = _slope(op.activation, tape.slope)
+    if tape.inverse is None:
+        return root * root * squares, 0
+    root = root * tape.inverse
+    return root * root * squares, tape.exponent
+
+
+def _normalize(
+    norm: Normalizer, state: Population
+) -> tuple[Population, FloatArray | None, FloatArray | None, FloatArray | None]:
+    """(N(h), 1/R, u, w); 1/R None without a denominator, u and w None where R is a number."""
+    h = state.values
+    finite = has_finite_pool(norm)
+    deviation = _pooled(norm, _project, h) if finite else h - h.mean(axis=(1, 2), keepdims=True)
+    d = deviation if norm.centered else h
+    if norm.denominator == "none":
+        return Population(d, state.exponent), None, None, None
+    measured = deviation if norm.denominator == "std" else h
+    eps = math.ldexp(norm.eps, -2 * state.exponent)
+    if finite:
+        divisor = norm.divisor(batch=h.shape[1], positions=1)
+        square = _pooled(norm, _sum, measured * measured) / divisor + eps
+    else:
+        square = (measured * measured).mean(axis=(1, 2), keepdims=True) + eps
+    if not square.min() > 0.0:
+        raise HypothesisError(
+            f"a pool of {norm.name} has zero variance at eps = 0; use eps > 0 or inputs that differ"
+        )
+    inverse = 1.0 / np.sqrt(square)
+    u = d * inverse
+    if not finite:
+        return Population(u), inverse, None, None
+    return Population(u), inverse, u, (u if d is measured else measured * inverse)
+
+
+def has_finite_pool(norm: Normalizer) -> bool:
+    """Whether statistics are those of a few activations, not numbers of the layer."""
+    return norm.pool.samples or norm.pool.channels != math.inf
+
+
+def _pooled(norm: Normalizer, what: Callable[[Array, int], Array], values: Array) -> Array:
+    """``what`` over the pool's axis, in the shape of ``values`` (P, B, M)."""
+    if norm.pool.samples:
+        return np.broadcast_to(what(values, 1), values.shape)
+    grouped = values.reshape(*values.shape[:2], -1, int(norm.pool.channels))
+    return np.broadcast_to(what(grouped, 3), grouped.shape).reshape(values.shape)
+
+
+def _project(values: Array, axis: int) -> Array:
+    return np.asarray(values - values.mean(axis=axis, keepdims=True))
+
+
+def _sum(values: Array, axis: int) -> Array:
+    return np.asarray(values.sum(axis=axis, keepdims=True))
+
+
+def _activate(activation: Activation, state: Population) -> tuple[FloatArray, Array]:
+    """scale base(x) + shift in units of 2**exponent, and what its slope needs."""
+    x, exponent = state
+    slopes = activation.ray_slopes
+    slope: Array
+    if slopes is None:
+        base = base_function(activation.base)
+        values, slope = base.value(x), base.derivative(x)
+    elif slopes[0] == -slopes[1]:
+        values, slope = slopes[0] * x, np.ones(1, dtype=bool)
+    else:
+        # One byte per channel on the tape instead of eight.
+        slope = x > 0.0
+        values = np.where(slope, slopes[0], -slopes[1]) * x
+    scale, shift = activation.scale, activation.shift
+    if scale != 1.0 or shift != 0.0:
+        values = scale * values + math.ldexp(shift, -exponent)
+    return values, slope
+
+
+def _slope(activation: Activation, stored: Array) -> Array:
+    """scale * base'(x)."""
+    slopes = activation.ray_slopes
+    if slopes is None:
+        return np.asarray(activation.scale * stored)
+    return np.where(stored, activation.scale * slopes[0], -activation.scale * slopes[1])

@@ -1,0 +1,228 @@
+"""What populations say of a network: every observable with a standard error over populations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from theory.errors import HypothesisError, out_of_domain
+from theory.population.propagate import Record, Start, follow
+from theory.program import NormAct, Operation, lower
+from theory.specs.inputs import ExchangeableInputs
+from theory.specs.networks import Network
+from theory.states.base import Observables
+
+__all__ = ["Averages", "PopulationResult", "population", "propagate"]
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Averages:
+    """Second moments at one kind of marker, layer by layer, over P populations.
+
+    ``log_second_moment`` is log E[x^2] (of a gradient: per sample and channel), ``gap`` one minus the
+    mean cosine over pairs, ``mean`` E[x] relative to the root of E[x^2].  Errors are standard errors,
+    stretched as Student's t asks at three of them: relative for ``second_moment_error`` and
+    ``gap_error``, of ``mean`` itself for ``mean_error``.
+    """
+
+    log_second_moment: FloatArray
+    second_moment_error: FloatArray
+    gap: FloatArray
+    gap_error: FloatArray
+    mean: FloatArray
+    mean_error: FloatArray
+
+    @property
+    def second_moment(self) -> FloatArray:
+        """E[x^2], possibly inf."""
+        with np.errstate(over="ignore"):
+            return np.exp(self.log_second_moment)
+
+    def observables(self, batch: float) -> Observables:
+        """As every state's ``observe`` returns them."""
+        with np.errstate(divide="ignore"):
+            log_variance = self.log_second_moment + np.log(self.gap * (1.0 - 1.0 / batch))
+        return Observables(
+            self.log_second_moment,
+            log_variance,
+            1.0 - self.gap,
+            self.gap,
+            self.second_moment_error,
+            self.gap_error,
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PopulationResult:
+    """Averages at the markers of a network, and gradients there if they were followed.
+
+    ``stream`` and ``gradient`` belong to the blocks' outputs (of feed-forward networks: to the
+    post-activations), ``preactivation`` and ``branch_gradient`` to h^l.  Gradients are of the sum over
+    independent standard Gaussian cotangents: the mean square per sample and channel is 1 at the end.
+    """
+
+    batch: int
+    stream: Averages
+    preactivation: Averages | None
+    gradient: Averages | None
+    branch_gradient: Averages | None
+
+    @property
+    def log_gradient_norm(self) -> FloatArray | None:
+        """log sqrt(E|g^l|^2 / E|g^L|^2) at the stream."""
+        if self.gradient is None:
+            return None
+        log_square = self.gradient.log_second_moment
+        return 0.5 * (log_square - log_square[-1])
+
+
+def population(
+    network: Network,
+    inputs: ExchangeableInputs,
+    *,
+    channels: int | None = None,
+    populations: int = 8,
+    seed: int = 0,
+    backward: bool = True,
+) -> PopulationResult:
+    """Follow ``network`` as P populations of M channels: any stream, Gaussian or not.
+
+    Source: theory notes, section 5 ("Other non-Gaussian streams").  Exact as M grows; the standard
+    errors come from populations, which are independent.  x^0 is Gaussian over channels.
+
+    Parameters
+    ----------
+    network
+        Whatever lowers to linear maps, normalizers, activations, Fork and Merge.
+    inputs
+        Exchangeable, with a finite batch.  Samples that no layer couples may be two of them.
+    channels
+        M, by default ``default_channels``.
+    populations, seed, backward
+        As for ``follow``.
+
+    Raises
+    ------
+    HypothesisError, SpecificationError, NumericalError
+        As ``follow``.
+    """
+    if not isinstance(inputs, ExchangeableInputs):
+        raise out_of_domain(
+            "inputs", inputs, "exchangeable samples without positions", "use exchangeable(...)"
+        )
+    operations = lower(network)
+    start = Start(
+        _samples(operations, inputs.batch), inputs.second_moment, inputs.gap, inputs.feature_mean
+    )
+    return propagate(
+        operations,
+        start,
+        channels=channels,
+        populations=populations,
+        seed=seed,
+        backward=backward,
+        batch=inputs.batch,
+    )
+
+
+def propagate(
+    operations: tuple[Operation, ...],
+    start: Start,
+    *,
+    channels: int | None = None,
+    populations: int = 8,
+    seed: int = 0,
+    backward: bool = True,
+    batch: float | None = None,
+) -> PopulationResult:
+    """The same for a list of operations; ``batch`` (default: the start's) is what observables say."""
+    size = channels if channels is not None else default_channels(operations, start.batch)
+    forwards, backwards = follow(
+        operations, start, channels=size, populations=populations, seed=seed, backward=backward
+    )
+    stream, pre = _split(forwards)
+    gradient, branch = _split(backwards)
+    assert stream is not None
+    return PopulationResult(
+        batch=start.batch if batch is None or batch == math.inf else int(batch),
+        stream=stream,
+        preactivation=pre,
+        gradient=gradient,
+        branch_gradient=branch,
+    )
+
+
+def default_channels(operations: tuple[Operation, ...], batch: int) -> int:
+    """About 12,000 activations per population: 1,000 blocks in seconds; a multiple of two of every group."""
+    group = 2
+    for op in set(operations):
+        if isinstance(op, NormAct) and op.norm is not None and op.norm.pool.channels != math.inf:
+            group = math.lcm(group, 2 * int(op.norm.pool.channels))
+    wanted = max(512, 12288 // batch)
+    return -(-wanted // group) * group
+
+
+def _samples(operations: tuple[Operation, ...], batch: float) -> int:
+    """Samples to follow: two of any number if nothing couples them."""
+    coupled = any(
+        isinstance(op, NormAct) and op.norm is not None and op.norm.couples_samples
+        for op in set(operations)
+    )
+    if coupled or batch == 1:
+        if batch == math.inf:
+            raise HypothesisError(
+                "batch = inf: a population follows every sample of a batch that a normalizer couples; "
+                "use a finite batch, 64 say"
+            )
+        return int(batch)
+    return 2
+
+
+def _split(records: list[Record]) -> tuple[Averages | None, Averages | None]:
+    """(at streams and activations, at pre-activations)."""
+    outer = [r for r in records if r.what == "stream"]
+    outer = outer or [r for r in records if r.what == "activation"]
+    return _averages(outer), _averages([r for r in records if r.what == "preactivation"])
+
+
+def _averages(records: list[Record]) -> Averages | None:
+    if not records:
+        return None
+    second = np.array([r.modes.second_moment for r in records])
+    contrast = np.array([r.modes.contrast for r in records])
+    exponent = np.array([r.exponent for r in records])
+    q, q_error = _mean(second)
+    # A ratio of averages, with the error of its linearization: populations are not many.
+    centre = contrast.mean(axis=1) / np.where(q > 0.0, q, 1.0)
+    _, gap_error = _mean(contrast - centre[:, None] * second)
+    mean, mean_error = _mean(np.array([r.mean for r in records]))
+    root = np.sqrt(np.where(q > 0.0, q, 1.0))
+    with np.errstate(divide="ignore"):
+        log_q = np.log(q) + exponent * math.log(4.0)
+    return Averages(
+        log_q,
+        _relative(q_error, q),
+        centre,
+        _relative(gap_error, centre * q),
+        mean / root,
+        mean_error / root,
+    )
+
+
+def _relative(error: FloatArray, size: FloatArray) -> FloatArray:
+    return np.divide(error, size, out=np.zeros_like(error), where=size > 0.0)
+
+
+def _mean(values: Any) -> tuple[FloatArray, FloatArray]:
+    """(mean, standard error stretched for few populations) over the last axis."""
+    count = values.shape[-1]
+    stretch = -float(special.stdtrit(count - 1, special.ndtr(-3.0))) / 3.0
+    error = stretch * values.std(axis=-1, ddof=1) / math.sqrt(count)
+    return values.mean(axis=-1), error
