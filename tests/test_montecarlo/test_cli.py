@@ -518,9 +518,7 @@ def test_uncertain_numbers(mean, sem, expected):
 class TestVerify:
     @pytest.fixture(autouse=True)
     def _tiny(self, monkeypatch):
-        grid = Grid(
-            depth=2, forward=(2,), backward=(1,), widths=(24, 48, 96), pilot=30, largest=60
-        )
+        grid = Grid(depth=2, forward=(2,), backward=(1,), widths=(24, 48, 96), pilot=30, largest=60)
         budget = Budget(name="quick", first=grid, wide=grid, direct=grid, heavy=None)
         monkeypatch.setitem(BUDGETS, "quick", budget)
 
