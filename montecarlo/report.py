@@ -76,7 +76,7 @@ def write(run: Run, folder: Path, *, timings: Mapping[str, Any] | None = None) -
 def command(run: Run) -> str:
     """The command that reproduces a run."""
     present = {case.id for case in run.cases}
-    everything = [case.id for case in cases(run.inputs)]
+    everything = [case.id for case in cases(run.inputs) if case.parts(run.budget)]
     absent = [name for name in everything if name not in present]
     parts = ["normcompass verify"]
     if run.budget.name != DEFAULT.name:

@@ -183,6 +183,13 @@ class TestClaims:
             verify.affordable(spatial, QUICK)
         assert verify.affordable((*spatial, *cases("synthetic")), QUICK) == cases("synthetic")
 
+    def test_cases_that_a_budget_leaves_out_are_not_named_in_its_command(self, tiny):
+        chosen = verify.affordable(cases("all"), QUICK)
+        whole = dataclasses.replace(tiny, budget=QUICK, inputs="all", cases=chosen)
+        assert report.command(whole) == (
+            f"normcompass verify --budget quick --inputs all --controls --seed {tiny.seed}"
+        )
+
     def test_unknown_names_are_refused(self):
         with pytest.raises(SpecificationError, match="inputs"):
             cases("mnist")
