@@ -28,6 +28,7 @@ from theory.states.base import Gradient
 from theory.states.exchangeable import Exchangeable
 from theory.states.full import Full, squared_distances
 from theory.states.spatial import Spatial
+from theory.states.units import LARGE, SMALL
 
 __all__ = ["add", "bind_stream_pull", "bind_stream_push", "merge", "scale", "scale_gradient"]
 
@@ -35,10 +36,6 @@ Push = Callable[[Any], Any]
 Pull = Callable[[Any, Gradient], Gradient]
 
 FloatArray = NDArray[np.float64]
-
-_STEP = 200
-_LARGE = 4.0**_STEP
-_SMALL = 4.0**-_STEP
 
 
 def bind_stream_push(op: Fork | Merge | Scale, state: Any, kept: list[Any]) -> Push:
@@ -107,7 +104,7 @@ def _merge_exchangeable(
         from_x, from_y, common, far_x, far_y, error_x, error_y, gap_error_x, gap_error_y
     )
     gap = distance / q
-    if not _SMALL < q < _LARGE:
+    if not SMALL < q < LARGE:
         q, steps = _within_range(q)
         mean, exponent = math.ldexp(mean, -steps), exponent + steps
     local = q_error if mean else 0.0
@@ -137,7 +134,7 @@ def _merge_spatial(stream: Spatial, addend: Spatial, *, skip: float, branch: flo
         q_error, one = _errors(from_x, from_y, common, far_x, far_y, *errors, *gap_errors)
         gap_error = max(gap_error, one)
     mean = a * stream.mean + b * addend.mean
-    if not _SMALL < q < _LARGE:
+    if not SMALL < q < LARGE:
         _, steps = _within_range(q)
         total, mean = total.scaled(4.0**-steps), math.ldexp(mean, -steps)
         exponent += steps
@@ -179,7 +176,7 @@ def _merge_full(stream: Full, addend: Full, *, skip: float, branch: float) -> Fu
         addend.gap_error,
     )
     largest = float(q.max())
-    if not _SMALL < largest < _LARGE:
+    if not SMALL < largest < LARGE:
         _, steps = _within_range(largest)
         q, mean = np.ldexp(q, -2 * steps), np.ldexp(mean, -steps)
         exponent += steps
@@ -217,11 +214,11 @@ def scale_gradient(gradient: Gradient, square: float) -> Gradient:
     if type(value) is tuple and len(value) == 2:
         # Written out: deep exchangeable networks spend their time here.
         same = square * value[0]
-        if _SMALL < same < _LARGE:
+        if SMALL < same < LARGE:
             return Gradient((same, square * value[1]), exponent, error)
     value = _times(value, square)
     largest = value[0] if type(value) is tuple else float(np.abs(value).max())
-    if not _SMALL < largest < _LARGE and 0.0 < largest < math.inf:
+    if not SMALL < largest < LARGE and 0.0 < largest < math.inf:
         _, steps = _within_range(largest)
         value, exponent = _times(value, math.ldexp(1.0, -2 * steps)), exponent + steps
     return Gradient(value, exponent, error)
@@ -242,11 +239,11 @@ def add(first: Gradient, second: Gradient) -> Gradient:
     if type(x) is tuple:
         value = tuple([u + v for u, v in zip(x, y, strict=True)])
         own, total = x[0], value[0]
-        within = _SMALL < total < _LARGE
+        within = SMALL < total < LARGE
     else:
         value = x + y
         own, total = float(np.trace(x)), float(np.trace(value))
-        within = _SMALL < float(np.abs(value).max()) < _LARGE
+        within = SMALL < float(np.abs(value).max()) < LARGE
     share = own / total if 0.0 < total < math.inf else 0.5
     error = share * error_x + (1.0 - share) * error_y + ROUNDING
     gradient = Gradient(value, exponent, error)

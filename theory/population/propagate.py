@@ -47,13 +47,6 @@ class Record(NamedTuple):
     exponent: int
 
 
-class _Forward(NamedTuple):
-    """After some operations: the stream, and what Forks keep of it."""
-
-    state: Population
-    kept: tuple[Population, ...]
-
-
 def follow(
     operations: Sequence[Operation],
     start: Start,

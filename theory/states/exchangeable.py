@@ -9,17 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.errors import HypothesisError, NumericalError
+from theory.errors import HypothesisError
 from theory.states.base import Block, Gradient, Moments, Observables
+from theory.states.units import LARGE, SMALL, STEP, beyond_range
 
 __all__ = ["Exchangeable", "centered_moments"]
 
 FloatArray = NDArray[np.float64]
-
-# Powers of four, so that roots and rescaling are exact; far from the ends so that squares fit too.
-_STEP = 200
-_LARGE = 4.0**_STEP
-_SMALL = 4.0**-_STEP
 
 
 class Exchangeable(NamedTuple):
@@ -47,8 +43,8 @@ class Exchangeable(NamedTuple):
             q_error += (inflation - 1.0) * local
             gap_error += (inflation - 1.0) * local
         q *= weight_variance
-        if not _SMALL < q < _LARGE:
-            steps = _STEP if q >= _LARGE else -_STEP
+        if not SMALL < q < LARGE:
+            steps = STEP if q >= LARGE else -STEP
             q, exponent = q * 4.0**-steps, exponent + steps
         return Exchangeable(b, q, gap, 0.0, exponent, q_error, gap_error)
 
@@ -76,11 +72,7 @@ class Exchangeable(NamedTuple):
         except OverflowError:
             q = mean = math.inf
         if not 0.0 < q < math.inf:
-            raise NumericalError(
-                f"second moment 4**{self.exponent} is outside the range of floating-point numbers and "
-                "this layer's normalizer or activation is not scale free; use fewer layers or "
-                "weight_variance nearer to the critical one"
-            )
+            raise beyond_range(self.exponent)
         return self._replace(second_moment=q, mean=mean, exponent=0)
 
     @staticmethod

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.errors import HypothesisError, NumericalError
+from theory.errors import HypothesisError
 from theory.states.base import Block, Gradient, Moments, Observables
+from theory.states.units import LARGE, SMALL, STEP, beyond_range
 
 __all__ = ["Full", "squared_distances"]
 
@@ -19,9 +20,6 @@ FloatArray = NDArray[np.float64]
 
 # (sqrt q_a - sqrt q_b)^2 relative to q, for q's that are equal up to rounding.
 _DISTANCE_FLOOR = 1e-31
-_STEP = 200
-_LARGE = 4.0**_STEP
-_SMALL = 4.0**-_STEP
 
 
 def squared_distances(second_moment: FloatArray, gap: FloatArray) -> FloatArray:
@@ -79,8 +77,8 @@ class Full:
             gap_error += (inflation - 1.0) * self.local_error
         q = q * weight_variance
         largest = max(q.tolist())
-        if not _SMALL < largest < _LARGE:
-            steps = _STEP if largest >= _LARGE else -_STEP
+        if not SMALL < largest < LARGE:
+            steps = STEP if largest >= LARGE else -STEP
             q, exponent = q * 4.0**-steps, exponent + steps
         return Full(q, gap, np.zeros_like(q), exponent, q_error, gap_error)
 
@@ -108,11 +106,7 @@ class Full:
             q = np.ldexp(self.second_moment, 2 * self.exponent)
             mean = np.ldexp(self.mean, self.exponent)
         if not (np.isfinite(q).all() and (q > 0).all()):
-            raise NumericalError(
-                f"second moment 4**{self.exponent} is outside the range of floating-point numbers and "
-                "this layer's normalizer or activation is not scale free; use fewer layers or "
-                "weight_variance nearer to the critical one"
-            )
+            raise beyond_range(self.exponent)
         return replace(self, second_moment=q, mean=mean, exponent=0)
 
     @staticmethod

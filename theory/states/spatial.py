@@ -9,18 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.errors import HypothesisError, NumericalError
+from theory.errors import HypothesisError
 from theory.routes.positions_spectrum import PositionSpectrum
 from theory.states.base import Block, Gradient, Observables
+from theory.states.units import LARGE, SMALL, STEP, beyond_range
 
 __all__ = ["Spatial"]
 
 FloatArray = NDArray[np.float64]
-
-# Powers of four, so that roots and rescaling are exact; far from the ends so that squares fit too.
-_STEP = 200
-_LARGE = 4.0**_STEP
-_SMALL = 4.0**-_STEP
 
 
 class Spatial(NamedTuple):
@@ -68,8 +64,8 @@ class Spatial(NamedTuple):
             q_error += excess * self.local_error
             gap_error += excess * self.local_error
         spectrum, exponent = spectrum.scaled(weight_variance), self.exponent
-        if not _SMALL < spectrum.second_moment < _LARGE:
-            steps = _STEP if spectrum.second_moment >= _LARGE else -_STEP
+        if not SMALL < spectrum.second_moment < LARGE:
+            steps = STEP if spectrum.second_moment >= LARGE else -STEP
             spectrum, exponent = spectrum.scaled(4.0**-steps), exponent + steps
         return Spatial(self.batch, spectrum, 0.0, exponent, q_error, gap_error)
 
@@ -83,11 +79,7 @@ class Spatial(NamedTuple):
         except OverflowError:
             spectrum, mean = self.spectrum.scaled(math.inf), math.inf
         if not 0.0 < spectrum.second_moment < math.inf:
-            raise NumericalError(
-                f"second moment 4**{self.exponent} is outside the range of floating-point numbers and "
-                "this layer's normalizer or activation is not scale free; use fewer layers or "
-                "weight_variance nearer to the critical one"
-            )
+            raise beyond_range(self.exponent)
         return self._replace(spectrum=spectrum, mean=mean, exponent=0)
 
     def covariance(self) -> FloatArray:
