@@ -154,7 +154,7 @@ LONG = replace(
         depth=24,
         forward=(2, 6, 12, 24),
         backward=(1, 8, 16),
-        widths=(480, 576, 720),
+        widths=(480, 960, 1920),
         pilot=24,
         largest=96,
     ),

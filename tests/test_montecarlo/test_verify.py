@@ -282,6 +282,13 @@ class TestRun:
         assert again.rows == tiny.rows
         assert again.controls == tiny.controls
 
+    def test_a_second_run_computes_nothing(self, tmp_path, monkeypatch):
+        case, store = chosen("BN"), tmp_path / "networks.db"
+        first = verify.run(case, budget=TINY, inputs="synthetic", workers=1, store=store)
+        monkeypatch.setattr("montecarlo.collect.run_job", None)
+        second = verify.run(case, budget=TINY, inputs="synthetic", workers=1, store=store)
+        assert second.rows == first.rows
+
     def test_networks_do_not_depend_on_the_choice_of_cases(self, tiny):
         everything = dataclasses.replace(GRID, pilot=90)
         budget = dataclasses.replace(TINY, wide=everything)
