@@ -13,15 +13,27 @@ from typing import Literal
 
 from theory.errors import out_of_domain
 from theory.specs.activations import Activation, identity
-from theory.specs.networks import FeedForward, Network
+from theory.specs.networks import (
+    AveragePool,
+    FeedForward,
+    Flatten,
+    GlobalAveragePool,
+    Layer,
+    Network,
+    Padding,
+    Sequential,
+)
 from theory.specs.normalizers import Normalizer
 from theory.specs.residual import Residual
 from theory.specs.weights import Weights
 
 __all__ = [
+    "AveragePool",
     "Computation",
     "Conv",
+    "Flatten",
     "Fork",
+    "GlobalAveragePool",
     "Linear",
     "Merge",
     "NormAct",
@@ -35,17 +47,21 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Linear:
-    """h = W x with fresh weights."""
+    """h = W x with fresh weights; ``channels`` of the output in units of the width."""
 
     weights: Weights
+    channels: float = 1.0
 
 
 @dataclass(frozen=True)
 class Conv:
-    """h = W * x with fresh weights: every position sees k^d positions around it, circular padding."""
+    """h = W * x with fresh weights: every ``stride``-th position sees k^d positions around it."""
 
     weights: Weights
     kernel: int
+    padding: Padding = "circular"
+    stride: int = 1
+    channels: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +102,9 @@ class Observe:
     what: Literal["preactivation", "activation", "stream"]
 
 
-Computation = Linear | Conv | NormAct | Scale | Fork | Merge
+Computation = (
+    Linear | Conv | NormAct | Scale | Fork | Merge | AveragePool | GlobalAveragePool | Flatten
+)
 Operation = Computation | Observe
 
 
@@ -103,18 +121,28 @@ def lower(network: Network) -> tuple[Operation, ...]:
             return _feed_forward(network)
         case Residual():
             return _residual(network)
+        case Sequential():
+            parts = (
+                _layer(part) if isinstance(part, Layer) else (part,) for part in network.parts
+            )
+            return tuple(op for part in parts for op in part)
     raise out_of_domain("network", network, "a network", "build it with FeedForward(...)")
 
 
 def _feed_forward(network: FeedForward) -> tuple[Operation, ...]:
-    layer = network.layer
-    body = (
-        _map(layer.weights, layer.kernel),
+    if network.layer.stride == 1:
+        # One set of objects for all layers: interpreters prepare each once.
+        return _layer(network.layer) * network.depth
+    return tuple(op for _ in range(network.depth) for op in _layer(network.layer))
+
+
+def _layer(layer: Layer) -> tuple[Operation, ...]:
+    return (
+        _map(layer.weights, layer),
         Observe("preactivation"),
         NormAct(layer.norm, layer.activation),
         Observe("activation"),
     )
-    return body * network.depth
 
 
 def _residual(network: Residual) -> tuple[Operation, ...]:
@@ -131,7 +159,7 @@ def _residual(network: Residual) -> tuple[Operation, ...]:
 def _branch(network: Residual) -> tuple[Linear | Conv | NormAct, ...]:
     """F, with the normalizers in it."""
     norm, activation = network.layer.norm, network.layer.activation
-    linear = _map(network.weights, network.layer.kernel)
+    linear = _map(network.weights, network.layer)
     normact, act = NormAct(norm, activation), plain_activation(activation)
     alone = _normalizer(norm)
     one = network.maps == 1
@@ -176,5 +204,7 @@ def _normalizer(norm: Normalizer | None) -> tuple[NormAct, ...]:
     return () if norm is None else (NormAct(norm, identity),)
 
 
-def _map(weights: Weights, kernel: int) -> Linear | Conv:
-    return Linear(weights) if kernel == 1 else Conv(weights, kernel)
+def _map(weights: Weights, layer: Layer) -> Linear | Conv:
+    if layer.kernel == 1 and layer.stride == 1:
+        return Linear(weights, layer.channels)
+    return Conv(weights, layer.kernel, layer.padding, layer.stride, layer.channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from theory.errors import out_of_domain
@@ -9,10 +10,15 @@ from theory.specs.inputs import (
     CovarianceInputs,
     DataInputs,
     ExchangeableInputs,
+    ImageInputs,
+    Inputs,
     SpatialInputs,
     position_shape_of,
 )
+from theory.specs.grids import layers_on
 from theory.specs.networks import Network
+from theory.specs.normalizers import Normalizer
+from theory.specs.residual import Residual
 
 __all__ = ["check"]
 
@@ -25,24 +31,26 @@ def check(network: Any, inputs: Any) -> None:
     """
     if not isinstance(network, Network):
         raise out_of_domain("network", network, "a network", "build it with FeedForward(...)")
-    if not isinstance(inputs, ExchangeableInputs | SpatialInputs | DataInputs | CovarianceInputs):
+    kinds = ExchangeableInputs | SpatialInputs | DataInputs | CovarianceInputs | ImageInputs
+    if not isinstance(inputs, kinds):
         raise out_of_domain(
             "inputs", type(inputs).__name__, "inputs", "use exchangeable(...) or from_data(X)"
         )
-    kernel = network.layer.kernel
-    sides = position_shape_of(inputs)
-    if kernel > min(sides):
+    if isinstance(network, Residual) and network.layer.stride > 1:
         raise out_of_domain(
-            "kernel",
-            kernel,
-            f"at most {min(sides)}, the shortest side of positions {sides}",
-            "shorten it, or give inputs with more positions: exchangeable(..., positions=16, ...)",
+            "stride",
+            network.layer.stride,
+            "1 in a residual network, whose skip keeps every position",
+            "put the strides in a Sequential network",
         )
-    norm = network.layer.norm
-    if norm is None:
-        return
-    size = norm.pool.size(batch=inputs.batch, positions=inputs.positions)
-    what = f"batch {inputs.batch}, {inputs.positions} position(s)"
+    for layer, shape in layers_on(network, position_shape_of(inputs)):
+        if layer.norm is not None:
+            _check_pool(layer.norm, inputs, math.prod(shape))
+
+
+def _check_pool(norm: Normalizer, inputs: Inputs, positions: int) -> None:
+    size = norm.pool.size(batch=inputs.batch, positions=positions)
+    what = f"batch {inputs.batch}, {positions} position(s)"
     if norm.pool.samples and inputs.batch < 2:
         raise out_of_domain("batch", inputs.batch, f"at least 2 for {norm.name}", "add samples")
     if size < 2:

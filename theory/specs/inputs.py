@@ -23,11 +23,13 @@ __all__ = [
     "CovarianceInputs",
     "DataInputs",
     "ExchangeableInputs",
+    "ImageInputs",
     "Inputs",
     "SpatialInputs",
     "exchangeable",
     "from_covariance",
     "from_data",
+    "images",
     "position_shape_of",
 ]
 
@@ -288,12 +290,22 @@ class CovarianceInputs(_ArrayInputs):
 
     covariance: FloatArray
     feature_mean: FloatArray
+    shape: tuple[int, ...] = (1,)
 
     def __post_init__(self) -> None:
+        shape = position_shape(self.shape)
+        object.__setattr__(self, "shape", shape)
         matrix = _numeric("covariance", self.covariance)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
             raise out_of_domain(
                 "covariance", matrix.shape, "a square array", "pass K of shape (B, B)"
+            )
+        if len(matrix) % math.prod(shape):
+            raise out_of_domain(
+                "covariance",
+                matrix.shape,
+                f"a multiple of {math.prod(shape)} rows for positions {shape}",
+                "order the rows by sample, the positions of one sample side by side",
             )
         diagonal = np.diagonal(matrix)
         if not (diagonal > 0).all():
@@ -327,26 +339,27 @@ class CovarianceInputs(_ArrayInputs):
         object.__setattr__(self, "feature_mean", _frozen(mean))
 
     def _content(self) -> tuple[bytes, ...]:
-        return (self.covariance.tobytes(), self.feature_mean.tobytes())
+        shape = repr(self.shape).encode()
+        return (self.covariance.tobytes(), self.feature_mean.tobytes(), shape)
 
     @property
     def batch(self) -> int:
         """Number of samples."""
-        return int(self.covariance.shape[0])
+        return int(self.covariance.shape[0]) // self.positions
 
     @property
     def positions(self) -> int:
         """Positions per sample."""
-        return 1
+        return math.prod(self.shape)
 
     @cached_property
     def second_moment(self) -> FloatArray:
-        """Diagonal of the covariance, shape (B,)."""
+        """Diagonal of the covariance, shape (B,), with positions (B S,)."""
         return _frozen(np.diagonal(self.covariance).copy())
 
     @cached_property
     def gap(self) -> FloatArray:
-        """1 - cosine of every pair, shape (B, B); only as precise as the covariance allows."""
+        """1 - cosine of every pair of rows; only as precise as the covariance allows."""
         root = np.sqrt(self.second_moment)
         scaled = self.covariance / np.outer(root, root)
         gap = np.clip(1.0 - scaled, 0.0, 2.0)
@@ -354,7 +367,9 @@ class CovarianceInputs(_ArrayInputs):
         return _frozen(gap)
 
 
-def from_covariance(covariance: Any, *, feature_mean: Any = 0.0) -> CovarianceInputs:
+def from_covariance(
+    covariance: Any, *, feature_mean: Any = 0.0, positions: int | tuple[int, ...] = 1
+) -> CovarianceInputs:
     """A batch x^0 given by K = <x_a, x_b>/n and the feature mean of each sample.
 
     A simulation realises it exactly at every width larger than the batch.
@@ -362,24 +377,129 @@ def from_covariance(covariance: Any, *, feature_mean: Any = 0.0) -> CovarianceIn
     Parameters
     ----------
     covariance
-        Symmetric positive semidefinite array of shape (B, B) with a positive diagonal.
+        Symmetric positive semidefinite array of shape (B, B) with a positive diagonal; with S
+        positions (B S, B S), the positions of one sample side by side.
     feature_mean
-        Number or array of shape (B,); K - m m' must be positive semidefinite.
+        Number or array with one mean per row; K - m m' must be positive semidefinite.
+    positions
+        S, or (H, W) in C order.
 
     Raises
     ------
     SpecificationError
         Not symmetric, not positive semidefinite, NaN, or a zero sample.
     """
-    return CovarianceInputs(covariance, feature_mean)
+    return CovarianceInputs(covariance, feature_mean, position_shape(positions))
 
 
-Inputs = ExchangeableInputs | SpatialInputs | DataInputs | CovarianceInputs
+@dataclass(frozen=True, eq=False)
+class ImageInputs(_ArrayInputs):
+    """A real batch with positions; see ``images``."""
+
+    features: FloatArray
+
+    def __post_init__(self) -> None:
+        array = _numeric("features", self.features)
+        if array.ndim not in (3, 4) or array.size == 0:
+            raise out_of_domain(
+                "features",
+                array.shape,
+                "an array of shape (B, channels, S) or (B, channels, H, W)",
+                "add an axis for the channels: X[:, None]",
+            )
+        zero = np.flatnonzero(~array.reshape(len(array), -1).any(axis=1))
+        if zero.size:
+            raise out_of_domain(
+                "features", f"sample {zero[0]} is zero", "non-zero samples", "drop it"
+            )
+        largest = float(np.abs(array).max())
+        if not 1e-140 < largest < 1e140:
+            raise out_of_domain(
+                "features", f"magnitude {largest:.3g}", "within 1e-140 to 1e140", "rescale the data"
+            )
+        object.__setattr__(self, "features", _frozen(array))
+
+    def _content(self) -> tuple[bytes, ...]:
+        return (repr(self.features.shape).encode(), self.features.tobytes())
+
+    @property
+    def batch(self) -> int:
+        """Number of samples."""
+        return int(self.features.shape[0])
+
+    @property
+    def channels(self) -> int:
+        """Channels of the data."""
+        return int(self.features.shape[1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(S,) or (H, W)."""
+        return self.features.shape[2:]
+
+    @property
+    def positions(self) -> int:
+        """Positions per sample."""
+        return math.prod(self.shape)
+
+    @cached_property
+    def points(self) -> FloatArray:
+        """Channels of every (sample, position), samples outermost; shape (B S, channels)."""
+        batch, channels = self.features.shape[:2]
+        points = self.features.reshape(batch, channels, -1).transpose(0, 2, 1)
+        return _frozen(np.ascontiguousarray(points.reshape(-1, channels)))
+
+    @cached_property
+    def second_moment(self) -> FloatArray:
+        """Mean square over the channels of each (sample, position), shape (B S,); it may be 0."""
+        return _frozen(np.mean(self.points**2, axis=1))
+
+    @cached_property
+    def feature_mean(self) -> FloatArray:
+        """Mean over the channels of each (sample, position), shape (B S,)."""
+        return _frozen(np.mean(self.points, axis=1))
+
+    @cached_property
+    def gap(self) -> FloatArray:
+        """1 - cosine of every pair of points, (B S, B S); 1 where one of two is zero."""
+        norm = np.linalg.norm(self.points, axis=1, keepdims=True)
+        unit = np.divide(self.points, norm, out=np.zeros_like(self.points), where=norm > 0.0)
+        gap = np.zeros((len(unit),) * 2)
+        for row, point in enumerate(unit):
+            difference = unit - point
+            gap[row] = 0.5 * np.einsum("ic,ic->i", difference, difference)
+        none = norm[:, 0] == 0.0
+        gap[none], gap[:, none] = 1.0, 1.0
+        np.fill_diagonal(gap, 0.0)
+        return _frozen(gap)
+
+
+def images(features: Any) -> ImageInputs:
+    """Real images x^0: covariance over (sample, position), averaged over the channels, and means.
+
+    Pixels may be zero.  A simulation convolves the images as they are.
+
+    Parameters
+    ----------
+    features
+        Array of shape (B, channels, S) or (B, channels, H, W).
+
+    Raises
+    ------
+    SpecificationError
+        Not a finite real array of that shape, or a sample that is zero.
+    """
+    return ImageInputs(features)
+
+
+Inputs = ExchangeableInputs | SpatialInputs | DataInputs | CovarianceInputs | ImageInputs
 
 
 def position_shape_of(inputs: Inputs) -> tuple[int, ...]:
     """(S,) or (H, W); (1,) without positions."""
-    return inputs.shape if isinstance(inputs, SpatialInputs) else (1,)
+    if isinstance(inputs, SpatialInputs | CovarianceInputs | ImageInputs):
+        return inputs.shape
+    return (1,)
 
 
 def _numeric(argument: str, value: Any) -> FloatArray:

@@ -23,11 +23,18 @@ from theory.specs.inputs import (
     CovarianceInputs,
     DataInputs,
     ExchangeableInputs,
+    ImageInputs,
     exchangeable,
-    from_covariance,
     from_data,
 )
-from theory.specs.networks import FeedForward, Layer
+from theory.specs.networks import (
+    AveragePool,
+    FeedForward,
+    Flatten,
+    GlobalAveragePool,
+    Layer,
+    Sequential,
+)
 from theory.specs.normalizers import Normalizer, Pool
 from theory.specs.residual import Residual
 from theory.specs.spatial import SpatialInputs
@@ -226,6 +233,8 @@ def _decode_spec(fields: dict[str, Any]) -> Any:
 def _decode(kind: _Kind, name: str, value: Any) -> Any:
     if isinstance(value, dict):
         return _decode_spec(value)
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return [_decode_spec(item) for item in value]
     if value == "inf" and name in kind.numbers:
         return math.inf
     return value
@@ -274,10 +283,17 @@ _register("activation", Activation)
 _register("pool", Pool)
 _register("normalizer", Normalizer)
 _register("weights", Weights)
-_register("layer", Layer, defaults={"kernel": 1})
+_register(
+    "layer", Layer, defaults={"kernel": 1, "padding": "circular", "stride": 1, "channels": 1.0}
+)
 _register("feed_forward", FeedForward)
+_register("sequential", Sequential)
+_register("average_pool", AveragePool)
+_register("global_average_pool", GlobalAveragePool)
+_register("flatten", Flatten)
 _register("residual", Residual)
 _register("exchangeable_inputs", ExchangeableInputs, build=exchangeable)
 _register("spatial_inputs", SpatialInputs)
 _register("data_inputs", DataInputs, build=from_data)
-_register("covariance_inputs", CovarianceInputs, build=from_covariance)
+_register("covariance_inputs", CovarianceInputs, defaults={"shape": (1,)})
+_register("image_inputs", ImageInputs)

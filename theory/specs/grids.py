@@ -1,0 +1,103 @@
+"""Positions along a network: the sides behind every part, and which networks move positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from theory.errors import out_of_domain
+from theory.specs.inputs import CovarianceInputs, ImageInputs, Inputs, position_shape_of
+from theory.specs.networks import (
+    AveragePool,
+    Flatten,
+    GlobalAveragePool,
+    Layer,
+    Network,
+    Part,
+    Sequential,
+)
+from theory.specs.spatial import SpatialInputs
+
+__all__ = ["layers_on", "needs_grid", "shape_behind"]
+
+# Rows of the covariance over (sample, position) of exchangeable inputs.
+_LARGEST = 4096
+
+
+def shape_behind(part: Part, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Sides behind ``part``: ceil(side/stride) of a convolution, floor(side/size) of a pooling.
+
+    Raises
+    ------
+    SpecificationError
+        A kernel or pooling window longer than a side.
+    """
+    match part:
+        case Layer(kernel=kernel, padding=padding, stride=stride):
+            if padding == "circular" and kernel > min(shape):
+                raise out_of_domain(
+                    "kernel",
+                    kernel,
+                    f"at most {min(shape)}, the shortest side of positions {shape}",
+                    "shorten it, or give inputs with more positions: exchangeable(..., positions=16, "
+                    "...)",
+                )
+            if kernel > 2 * min(shape) + 1:
+                raise out_of_domain(
+                    "kernel",
+                    kernel,
+                    f"at most {2 * min(shape) + 1} on positions {shape}",
+                    "shorten it: its ends would only see zeros",
+                )
+            return tuple(-(-side // stride) for side in shape)
+        case AveragePool(size):
+            if size > min(shape):
+                raise out_of_domain(
+                    "size",
+                    size,
+                    f"at most {min(shape)}, the shortest side of positions {shape}",
+                    "pool less, or use GlobalAveragePool()",
+                )
+            return tuple(side // size for side in shape)
+        case GlobalAveragePool() | Flatten():
+            return (1,)
+
+
+def layers_on(network: Network, shape: tuple[int, ...]) -> Iterator[tuple[Layer, tuple[int, ...]]]:
+    """Every layer with the sides of its h^l, in forward order (a residual network's layer once).
+
+    Raises
+    ------
+    SpecificationError
+        As ``shape_behind``; a residual network with a stride.
+    """
+    if isinstance(network, Sequential):
+        parts: tuple[Part, ...] = network.parts
+    else:
+        parts = (network.layer,) * (network.depth if network.layer.stride > 1 else 1)
+    for part in parts:
+        shape = shape_behind(part, shape)
+        if isinstance(part, Layer):
+            yield part, shape
+
+
+def needs_grid(network: Network, inputs: Inputs) -> bool:
+    """Whether the covariance over every pair of (sample, position) has to be followed."""
+    if isinstance(inputs, ImageInputs):
+        return True
+    if isinstance(inputs, CovarianceInputs) and inputs.positions > 1:
+        return True
+    if isinstance(network, Sequential):
+        moved = any(not isinstance(part, Layer) for part in network.parts)
+    else:
+        moved = False
+    moved = moved or any(layer.moves_positions for layer in network.layers)
+    if not moved:
+        return False
+    if isinstance(inputs, SpatialInputs) and inputs.batch * inputs.positions > _LARGEST:
+        raise out_of_domain(
+            "batch",
+            f"{inputs.batch:g} samples of {inputs.positions} positions",
+            f"at most {_LARGEST} altogether for zero padding, strides and pooling",
+            "take fewer samples: positions are not alike, so every pair has its own covariance",
+        )
+    return position_shape_of(inputs) != (1,) or moved
