@@ -23,7 +23,15 @@ from theory.errors import out_of_domain
 if TYPE_CHECKING:
     from montecarlo.linear import LinearMap
 
-__all__ = ["ConvMap", "Geometry", "conv_columns", "conv_columns_transposed"]
+__all__ = [
+    "AverageMap",
+    "ConvMap",
+    "FlattenMap",
+    "Geometry",
+    "GlobalAverageMap",
+    "conv_columns",
+    "conv_columns_transposed",
+]
 
 Array = NDArray[Any]
 IntArray = NDArray[np.int64]
@@ -31,26 +39,34 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Geometry:
-    """Positions on a ring or torus and the k^d of them that a position sees: stride 1, circular.
+    """Positions on a grid and the k^d of them that every output position sees.
 
-    Offsets run from -((k - 1) // 2) to k // 2 in every direction: centered for odd k; for even k one
-    more to the right, as PyTorch's ``padding="same"``.
+    Output t sees the positions stride t + o, o from -((k - 1) // 2) to k // 2 in every direction:
+    centered for odd k; for even k one more to the right, as PyTorch's ``padding="same"``.
 
     Parameters
     ----------
     shape
-        (S,) for a ring, (H, W) for a torus.
+        (S,) or (H, W).
     kernel
-        k, the same in every direction; at most the shortest side.
+        k, the same in every direction.
+    padding
+        ``"circular"``: a ring or torus, k at most its shortest side.  ``"zero"``: nothing beyond the
+        border.  ``"none"``: windows of o = 0, ..., k - 1 that lie within the sides.
+    stride
+        Outputs per direction: ceil(side / stride); with ``"none"`` as many as fit.
 
     Raises
     ------
     SpecificationError
-        A side or kernel below 1, more than two directions, a kernel longer than a side.
+        A side, kernel or stride below 1, more than two directions, another padding, a kernel that
+        is too long.
     """
 
     shape: tuple[int, ...]
     kernel: int
+    padding: str = "circular"
+    stride: int = 1
 
     def __post_init__(self) -> None:
         shape = self.shape
@@ -58,13 +74,21 @@ class Geometry:
             raise out_of_domain(
                 "shape", shape, "(S,) or (H, W), integers >= 1", "give the positions' sides"
             )
-        if not _count(self.kernel):
-            raise out_of_domain("kernel", self.kernel, "an integer >= 1", "use 3, say")
-        if self.kernel > min(shape):
+        for name in ("kernel", "stride"):
+            if not _count(getattr(self, name)):
+                raise out_of_domain(name, getattr(self, name), "an integer >= 1", "use 3, say")
+        if self.padding not in ("circular", "zero", "none"):
+            raise out_of_domain(
+                "padding", self.padding, "circular, zero or none", "check the spelling"
+            )
+        longest, what = min(shape), "the shortest side"
+        if self.padding == "zero":
+            longest, what = 2 * longest + 1, "beyond which its ends only see zeros, for sides"
+        if self.kernel > longest:
             raise out_of_domain(
                 "kernel",
                 self.kernel,
-                f"at most {min(shape)}, the shortest side of shape {shape}",
+                f"at most {longest}, {what} of shape {shape}",
                 "shorten the kernel or take more positions: a longer one would meet itself",
             )
 
@@ -78,19 +102,31 @@ class Geometry:
         """k^d: positions that one position sees."""
         return int(self.kernel ** len(self.shape))
 
+    @property
+    def output(self) -> tuple[int, ...]:
+        """Sides of the output."""
+        if self.padding == "none":
+            return tuple((side - self.kernel) // self.stride + 1 for side in self.shape)
+        return tuple(-(-side // self.stride) for side in self.shape)
+
     @cached_property
     def table(self) -> IntArray:
         """Input position that each output position sees, (offsets, outputs); -1: none, a zero."""
-        first = -((self.kernel - 1) // 2)
-        sides = [
-            (np.arange(first, first + self.kernel)[:, None] + np.arange(side)) % side
-            for side in self.shape
-        ]
+        sides = [self._steps(*sizes) for sizes in zip(self.shape, self.output, strict=True)]
         table = sides[0]
         for side, steps in zip(self.shape[1:], sides[1:], strict=True):
-            table = table[:, None, :, None] * side + steps[None, :, None, :]
-            table = table.reshape(table.shape[0] * table.shape[1], -1)
+            first, second = table[:, None, :, None], steps[None, :, None, :]
+            seen = np.where((first < 0) | (second < 0), -1, first * side + second)
+            table = seen.reshape(seen.shape[0] * seen.shape[1], -1)
         return _frozen(table)
+
+    def _steps(self, side: int, outputs: int) -> IntArray:
+        """The table of one direction."""
+        first = 0 if self.padding == "none" else -((self.kernel - 1) // 2)
+        seen = first + np.arange(self.kernel)[:, None] + self.stride * np.arange(outputs)
+        if self.padding == "circular":
+            return seen % side
+        return np.where((seen >= 0) & (seen < side), seen, -1)
 
     @cached_property
     def seen_by(self) -> IntArray:
@@ -122,6 +158,58 @@ class ConvMap:
     def backward(self, delta: Array) -> Array:
         """Return columns'(W' delta), shape (n_in, batch * positions)."""
         return conv_columns_transposed(self.linear.backward(delta), self.geometry)
+
+
+@dataclass(frozen=True)
+class AverageMap:
+    """Every output is the mean of the positions that it sees."""
+
+    geometry: Geometry
+
+    def forward(self, x: Array) -> Array:
+        """Mean over the offsets, shape (n, batch * outputs)."""
+        offsets = self.geometry.offsets
+        columns = conv_columns(x, self.geometry)
+        return columns.reshape(len(x), offsets, -1).mean(axis=1, dtype=np.float64).astype(x.dtype)
+
+    def backward(self, delta: Array) -> Array:
+        """Every position gets its share, 1/offsets, of the outputs that see it."""
+        offsets = self.geometry.offsets
+        share = delta / delta.dtype.type(offsets)
+        return conv_columns_transposed(np.repeat(share, offsets, axis=0), self.geometry)
+
+
+@dataclass(frozen=True)
+class GlobalAverageMap:
+    """(n, batch * S) -> (n, batch): the mean over the positions of each sample."""
+
+    positions: int
+
+    def forward(self, x: Array) -> Array:
+        """Mean over positions."""
+        means = x.reshape(len(x), -1, self.positions).mean(axis=2, dtype=np.float64)
+        return np.ascontiguousarray(means, dtype=x.dtype)
+
+    def backward(self, delta: Array) -> Array:
+        """delta / S at every position."""
+        return np.repeat(delta / delta.dtype.type(self.positions), self.positions, axis=1)
+
+
+@dataclass(frozen=True)
+class FlattenMap:
+    """(n, batch * S) -> (n S, batch), features in the order (channel, position) as PyTorch's."""
+
+    positions: int
+
+    def forward(self, x: Array) -> Array:
+        """Positions become features."""
+        split = x.reshape(len(x), -1, self.positions)
+        return np.ascontiguousarray(split.transpose(0, 2, 1)).reshape(-1, split.shape[1])
+
+    def backward(self, delta: Array) -> Array:
+        """Features become positions."""
+        split = delta.reshape(-1, self.positions, delta.shape[1])
+        return np.ascontiguousarray(split.transpose(0, 2, 1)).reshape(len(split), -1)
 
 
 def conv_columns(x: Array, geometry: Geometry) -> Array:

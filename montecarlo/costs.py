@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+from typing import NamedTuple
 
 import numpy as np
 
 from montecarlo.collapsed import collapses, collapses_backward
 from montecarlo.experiment import Experiment, Method
 from theory.errors import out_of_domain
-from theory.program import Conv, Linear, lower
-from theory.specs.inputs import DataInputs, Inputs, position_shape_of
-from theory.specs.networks import Network
+from theory.program import Conv, Flatten, GlobalAveragePool, Linear, lower
+from theory.specs.grids import channels_of, needs_grid, shape_behind
+from theory.specs.inputs import DataInputs, ImageInputs, Inputs, position_shape_of
+from theory.specs.networks import AveragePool, Layer, Network
 
 __all__ = ["choose_method", "network_bytes", "network_seconds", "physical_memory"]
 
@@ -31,7 +33,9 @@ def choose_method(
         ``"collapsed"`` where no layer collapses, or where the law of the backward pass would not be
         exact.
     """
-    weights = network.layer.weights
+    # Of all schemes the first whose backward pass needs every entry of W, if there is one.
+    schemes = [layer.weights for layer in network.layers]
+    weights = next((w for w in schemes if not collapses_backward(w)), schemes[0])
     exact = collapses_backward(weights) or not backward
     if method == "direct":
         return "direct", "as asked"
@@ -46,7 +50,15 @@ def choose_method(
                 "backward=False for the forward pass alone",
             )
         return "direct", reason
-    columns, widest = _columns(inputs), max(_fan_ins(network, inputs, width))
+    if needs_grid(network, inputs):
+        reason = "positions are not alike, and the collapsed law is not checked there"
+        if method == "collapsed":
+            raise out_of_domain(
+                "method", method, '"direct" or "auto" with images, zero padding or strides', reason
+            )
+        return "direct", reason
+    columns = _columns(inputs)
+    widest = max(m.fan_in for m in _maps(network, inputs, width))
     if not collapses(widest, columns):
         if method == "collapsed":
             raise out_of_domain(
@@ -72,15 +84,14 @@ def network_seconds(experiment: Experiment) -> float:
 
 def network_bytes(experiment: Experiment, *, keep: bool) -> int:
     """Memory of one network at its peak: what the backward pass needs of every layer, and scratch."""
-    n, columns = experiment.width, _columns(experiment.inputs)
+    maps = _maps(experiment.network, experiment.inputs, experiment.width)
     item = np.dtype(experiment.dtype).itemsize
-    fan_ins = _fan_ins(experiment.network, experiment.inputs, n)
     # Every layer has h and x (what W acts on, rotated where it collapses), and W or Z.
     drawn = [
-        n * (columns if experiment.method == "collapsed" and collapses(m, columns) else m)
-        for m in fan_ins
+        m.fan_out * (m.columns if experiment.method == "collapsed" and m.collapses else m.fan_in)
+        for m in maps
     ]
-    layers = [(n + m) * columns for m in fan_ins]
+    layers = [(m.fan_out + m.fan_in) * m.columns for m in maps]
     held = sum(layers) if experiment.backward else max(layers)
     held += sum(drawn) if keep and experiment.backward else max(drawn)
     # Scratch: half a dozen of the largest layer; inputs and observables in float64.
@@ -95,19 +106,44 @@ def physical_memory() -> float:
         return math.inf
 
 
-def _fan_ins(network: Network, inputs: Inputs, width: int) -> list[int]:
-    """Inputs of one row of W, map by map; the first one sees the features of the data."""
-    dimensions = len(position_shape_of(inputs))
-    kernels = [
-        op.kernel if isinstance(op, Conv) else 1
-        for op in lower(network)
-        if isinstance(op, Linear | Conv)
-    ]
-    first = max(width, _columns(inputs) + 2)
+class _Map(NamedTuple):
+    """One linear map: inputs and outputs of W, and the columns that it acts on."""
+
+    fan_in: int
+    fan_out: int
+    columns: int
+
+    @property
+    def collapses(self) -> bool:
+        return collapses(self.fan_in, self.columns)
+
+
+def _maps(network: Network, inputs: Inputs, width: int) -> list[_Map]:
+    """Every linear map; the first one sees the features of the data."""
+    shape, batch = position_shape_of(inputs), int(inputs.batch)
+    features = max(width, _columns(inputs) + 2)
     if isinstance(inputs, DataInputs):
-        first = inputs.features.shape[1]
-    sources = [first] + [width] * (len(kernels) - 1)
-    return [n * int(k**dimensions) for n, k in zip(sources, kernels, strict=True)]
+        features = inputs.features.shape[1]
+    elif isinstance(inputs, ImageInputs):
+        features = inputs.channels
+    maps = []
+    for op in lower(network):
+        match op:
+            case Linear(channels=channels):
+                fan_in, features = features, channels_of(width, channels)
+                maps.append(_Map(fan_in, features, batch * math.prod(shape)))
+            case Conv(_, kernel, padding, stride, channels):
+                fan_in, features = features * kernel ** len(shape), channels_of(width, channels)
+                layer = Layer(kernel=kernel, padding=padding, stride=stride)
+                shape = shape_behind(layer, shape)
+                maps.append(_Map(fan_in, features, batch * math.prod(shape)))
+            case Flatten():
+                features, shape = features * math.prod(shape), (1,)
+            case AveragePool() | GlobalAveragePool():
+                shape = shape_behind(op, shape)
+            case _:
+                pass
+    return maps
 
 
 def _columns(inputs: Inputs) -> int:
@@ -117,11 +153,11 @@ def _columns(inputs: Inputs) -> int:
 
 def _seconds(network: Network, inputs: Inputs, width: int, method: str) -> float:
     """Measured on one core, forward and backward with all observables, widths 64 to 8192."""
-    columns, total = _columns(inputs), 0.0
-    for fan_in in _fan_ins(network, inputs, width):
-        entries = 0.5 * (width + fan_in) * columns
+    total = 0.0
+    for fan_in, fan_out, columns in _maps(network, inputs, width):
+        entries = 0.5 * (fan_out + fan_in) * columns
         if method == "direct" or not collapses(fan_in, columns):
-            total += 40 + 0.01 * entries + width * fan_in * (0.0023 + 0.00007 * columns)
+            total += 40 + 0.01 * entries + fan_out * fan_in * (0.0023 + 0.00007 * columns)
         else:
             small = 2 * columns + 0.0005 * columns**3
             total += 50 + small + entries * (0.009 + 0.00025 * columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,14 +24,17 @@ from theory.errors import RegimeWarning, out_of_domain
 from theory.specs import serialize
 from theory.specs._check import flag, integer
 from theory.specs.compatibility import check
+from theory.specs.grids import channels_of, layers_on
 from theory.specs.inputs import (
     DataInputs,
     ExchangeableInputs,
+    ImageInputs,
     Inputs,
     SpatialInputs,
     position_shape_of,
 )
 from theory.specs.networks import Network
+from theory.specs.normalizers import Normalizer
 
 if TYPE_CHECKING:
     from montecarlo.store import Store
@@ -224,30 +228,44 @@ def _require_member(argument: str, value: object, members: tuple[str, ...]) -> N
 
 def _check_width(network: Network, inputs: Inputs, width: int) -> None:
     """Raise if pools or weights make no sense at this width."""
-    layer = network.layer
-    if layer.norm is not None and layer.norm.pool.channels != float("inf"):
-        group = int(layer.norm.pool.channels)
-        if width % group:
+    fan_in = width
+    if isinstance(inputs, DataInputs):
+        fan_in = inputs.features.shape[1]
+    elif isinstance(inputs, ImageInputs):
+        fan_in = inputs.channels
+    dimensions = len(position_shape_of(inputs))
+    for layer, shape in layers_on(network, position_shape_of(inputs)):
+        channels = channels_of(width, layer.channels)
+        _check_pool(layer.norm, channels, inputs.batch, math.prod(shape))
+        fan_in = min(fan_in, width)
+        if layer.weights.centered and fan_in * layer.kernel**dimensions < 2:
             raise out_of_domain(
                 "width",
-                width,
-                f"a multiple of the group size {group} of {layer.norm.name}",
-                f"take {group * max(1, round(width / group))}, say",
+                fan_in,
+                "at least 2 inputs per row for centered weights",
+                "a centered row with one entry is zero; widen the network or give more features",
             )
-    if layer.norm is not None and layer.norm.denominator == "std":
-        pool = layer.norm.pool
-        per_sample = min(pool.channels, width) * (inputs.positions if pool.positions else 1)
-        if per_sample * (inputs.batch if pool.samples else 1) < 2:
-            raise out_of_domain("width", width, "at least 2 for this pool", "widen the network")
-    fan_in = inputs.features.shape[1] if isinstance(inputs, DataInputs) else width
-    offsets = layer.kernel ** len(position_shape_of(inputs))
-    if layer.weights.centered and min(fan_in, width) * offsets < 2:
-        raise out_of_domain(
-            "width",
-            min(fan_in, width),
-            "at least 2 inputs per row for centered weights",
-            "a centered row with one entry is zero; widen the network or give more features",
-        )
+        fan_in = channels
+
+
+def _check_pool(norm: Normalizer | None, channels: int, batch: float, positions: int) -> None:
+    if norm is None:
+        return
+    if norm.pool.channels != math.inf:
+        group = int(norm.pool.channels)
+        if channels % group:
+            raise out_of_domain(
+                "width",
+                channels,
+                f"a multiple of the group size {group} of {norm.name}",
+                f"take {group * max(1, round(channels / group))}, say",
+            )
+    if norm.denominator == "std":
+        per_sample = min(norm.pool.channels, channels) * (positions if norm.pool.positions else 1)
+        if per_sample * (batch if norm.pool.samples else 1) < 2:
+            raise out_of_domain(
+                "width", channels, "at least 2 for this pool", "widen the network"
+            )
 
 
 def _warn_if_dead(second_moment: FloatArray) -> None:
@@ -286,5 +304,6 @@ def _describe(inputs: Inputs) -> str:
     """Repr of the inputs; of arrays only the shape, their key says the rest."""
     if isinstance(inputs, ExchangeableInputs | SpatialInputs):
         return repr(inputs)
-    array = inputs.features if isinstance(inputs, DataInputs) else inputs.covariance
+    data = isinstance(inputs, DataInputs | ImageInputs)
+    array = inputs.features if data else inputs.covariance
     return f"{type(inputs).__name__}(shape={array.shape})"

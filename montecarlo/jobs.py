@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from montecarlo.normals import fill_standard_normal
 from montecarlo.observables import OBSERVABLES
 from montecarlo.sampling import realize_inputs, seed_sequence
 from theory.program import lower
+from theory.specs.grids import channels_of, last_layer
 from theory.specs.inputs import exchangeable, position_shape_of
 from theory.specs.networks import FeedForward, Layer
 from theory.specs.normalizers import batch_norm
@@ -71,7 +73,7 @@ def run_job(job: Job) -> FloatArray:
                 sampler = CollapsedSampler(seed, (width, r), dtype, x.shape[1], job.keep)
             cotangent = None
             if experiment.backward:
-                cotangent = np.empty((width, x.shape[1]), dtype=dtype)
+                cotangent = np.empty(_last_shape(experiment), dtype=dtype)
                 fill_standard_normal(seed_sequence(seed, width, r, cotangent_key), cotangent)
             table[:] = interpreter.run(
                 program,
@@ -82,6 +84,13 @@ def run_job(job: Job) -> FloatArray:
                 shape=position_shape_of(experiment.inputs),
             )
     return tables
+
+
+def _last_shape(experiment: Experiment) -> tuple[int, int]:
+    """Of x^L."""
+    layer, shape = last_layer(experiment.network, experiment.inputs)
+    columns = int(experiment.inputs.batch) * math.prod(shape)
+    return channels_of(experiment.width, layer.channels), columns
 
 
 def compile_kernels(dtype: str) -> None:

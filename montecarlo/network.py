@@ -18,12 +18,31 @@ from numpy.typing import NDArray
 from montecarlo import compiled
 from montecarlo.activations import ActivationCode, encode_activation
 from montecarlo.compiled import NormCode
-from montecarlo.convolution import ConvMap, Geometry
+from montecarlo.convolution import (
+    AverageMap,
+    ConvMap,
+    FlattenMap,
+    Geometry,
+    GlobalAverageMap,
+)
 from montecarlo.linear import LinearMap, Sampler
 from montecarlo.observables import Recorder
 from theory.errors import HypothesisError, NumericalError, out_of_domain
-from theory.program import Conv, Fork, Linear, Merge, NormAct, Observe, Operation, Scale
+from theory.program import (
+    AveragePool,
+    Conv,
+    Flatten,
+    Fork,
+    GlobalAveragePool,
+    Linear,
+    Merge,
+    NormAct,
+    Observe,
+    Operation,
+    Scale,
+)
 from theory.specs.activations import Activation
+from theory.specs.grids import channels_of
 from theory.specs.normalizers import Normalizer
 
 __all__ = ["NormActStep", "normact", "run"]
@@ -149,9 +168,9 @@ def run(
     sampler
         Draws the linear maps.
     cotangent
-        dloss/dx^L, shape (width, batch * positions); without it, None, gradients are NaN.
+        dloss/dx^L, of the shape of x^L; without it, None, gradients are NaN.
     shape
-        Positions of a sample: (S,) on a ring, (H, W) on a torus.
+        Positions of a sample of x^0: (S,) or (H, W).
 
     Raises
     ------
@@ -165,8 +184,7 @@ def run(
     residual = Observe("stream") in program
     read = Observe("stream" if residual else "activation")
     depth = sum(operation == read for operation in program)
-    positions = math.prod(shape)
-    recorder = Recorder(depth=depth, batch=inputs.shape[1] // positions, positions=positions)
+    recorder = Recorder(depth=depth, batch=inputs.shape[1] // math.prod(shape))
     # Overflow is looked for at every layer, so NumPy need not warn about it as well.
     with np.errstate(over="ignore", invalid="ignore"):
         tape = _forward(
@@ -195,19 +213,33 @@ def _forward(
     gradients: list[Array] = []
     for operation in program:
         match operation:
-            case Linear(weights):
-                linear: LinearMap = sampler.draw(weights, fan_in=len(x), fan_out=width, layer=layer)
+            case Linear(weights, channels):
+                linear: LinearMap = sampler.draw(
+                    weights, fan_in=len(x), fan_out=channels_of(width, channels), layer=layer
+                )
                 x = linear.forward(x)
                 yield linear
                 layer += 1
-            case Conv(weights, kernel):
-                geometry = Geometry(shape, kernel)
-                fan_in = len(x) * geometry.offsets
-                drawn = sampler.draw(weights, fan_in=fan_in, fan_out=width, layer=layer)
+            case Conv(weights, kernel, padding, stride, channels):
+                geometry = Geometry(shape, kernel, padding, stride)
+                fan_in, fan_out = len(x) * geometry.offsets, channels_of(width, channels)
+                drawn = sampler.draw(weights, fan_in=fan_in, fan_out=fan_out, layer=layer)
                 conv = ConvMap(drawn, geometry)
-                x = conv.forward(x)
+                x, shape = conv.forward(x), geometry.output
                 yield conv
                 layer += 1
+            case AveragePool(size):
+                average = AverageMap(Geometry(shape, size, "none", size))
+                x, shape = average.forward(x), average.geometry.output
+                yield average
+            case GlobalAveragePool():
+                means = GlobalAverageMap(math.prod(shape))
+                x, shape = means.forward(x), (1,)
+                yield means
+            case Flatten():
+                flat = FlattenMap(math.prod(shape))
+                x, shape = flat.forward(x), (1,)
+                yield flat
             case NormAct(norm, activation):
                 x, step = normact(norm, activation, x, positions=math.prod(shape))
                 yield step

@@ -44,8 +44,7 @@ OBSERVABLES = (
 class Recorder:
     """Collects the observables of one network while it runs."""
 
-    def __init__(self, *, depth: int, batch: int, positions: int = 1) -> None:
-        self._positions = positions
+    def __init__(self, *, depth: int, batch: int) -> None:
         self._values: dict[str, list[float]] = {}
         self._gram: FloatArray = np.empty((depth, batch, batch))
         self._log_squared_gradient: FloatArray = np.full(depth, np.nan)
@@ -92,12 +91,13 @@ class Recorder:
 
     def _moments(self, x: Array) -> tuple[float, float, float]:
         """(second moment, variance over samples, mean gap); normalized samples into ``_unit``."""
-        variance = sample_statistics(x, self._squares, self._positions)
+        positions = x.shape[1] // len(self._squares)
+        variance = sample_statistics(x, self._squares, positions)
         # Samples flattened over channels and positions, one to a column.
-        flattened = (len(x) * self._positions, len(self._squares))
+        flattened = (len(x) * positions, len(self._squares))
         if self._unit.shape != flattened:
             self._unit = np.empty(flattened)
-        gap = unit_samples(x, self._squares, self._unit, self._positions)
+        gap = unit_samples(x, self._squares, self._unit, positions)
         return float(self._squares.sum()) / x.size, variance, gap
 
 

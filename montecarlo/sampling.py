@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
-from theory.specs.inputs import CovarianceInputs, DataInputs, ExchangeableInputs, Inputs
+from theory.specs.inputs import (
+    CovarianceInputs,
+    DataInputs,
+    ExchangeableInputs,
+    ImageInputs,
+    Inputs,
+)
 from theory.specs.spatial import SpatialInputs
 
 __all__ = ["generator", "realize_inputs", "require_finite_batch", "seed_sequence"]
@@ -55,6 +61,8 @@ def realize_inputs(inputs: Inputs, *, width: int, seed: int, dtype: str) -> NDAr
     """
     if isinstance(inputs, DataInputs):
         x = np.ascontiguousarray(inputs.features.T)
+    elif isinstance(inputs, ImageInputs):
+        x = np.ascontiguousarray(inputs.points.T)
     else:
         require_finite_batch(inputs)
         root, mean = _root_and_mean(inputs)

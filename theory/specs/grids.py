@@ -17,7 +17,7 @@ from theory.specs.networks import (
 )
 from theory.specs.spatial import SpatialInputs
 
-__all__ = ["layers_on", "needs_grid", "shape_behind"]
+__all__ = ["channels_of", "last_layer", "layers_on", "needs_grid", "shape_behind"]
 
 # Rows of the covariance over (sample, position) of exchangeable inputs.
 _LARGEST = 4096
@@ -78,6 +78,17 @@ def layers_on(network: Network, shape: tuple[int, ...]) -> Iterator[tuple[Layer,
         shape = shape_behind(part, shape)
         if isinstance(part, Layer):
             yield part, shape
+
+
+def last_layer(network: Network, inputs: Inputs) -> tuple[Layer, tuple[int, ...]]:
+    """The layer that puts out x^L, and its sides."""
+    *_, last = layers_on(network, position_shape_of(inputs))
+    return last
+
+
+def channels_of(width: int, channels: float) -> int:
+    """Channels of a layer in a simulation of that width."""
+    return max(round(width * channels), 1)
 
 
 def needs_grid(network: Network, inputs: Inputs) -> bool:
