@@ -16,7 +16,6 @@ from theory.program import Computation, NormAct, Observe, lower
 from theory.regimes import Regime
 from theory.specs.networks import Network
 from theory.states.base import Gradient
-from theory.states.full import Full
 
 __all__ = ["INFINITE_LAYER", "Backward", "Schedule", "fold", "follow_gradient", "schedule"]
 
@@ -112,7 +111,7 @@ def _pull_back(program: Schedule, states: list[Any]) -> tuple[list[Gradient], st
     """Gradient covariances, the k-th one at the state k operations before the end, and the route."""
     residual = program.residual
     gradient: Gradient = states[-1].cotangent()
-    exchangeable = type(states[-1]) is not Full
+    exchangeable = type(gradient.value) is tuple
     pulls: dict[int, Pull] = {}
     kept: list[Gradient] = []
     route = "closed form"

@@ -12,7 +12,7 @@ import math
 from functools import lru_cache
 
 from theory.program import Conv, Fork, Linear, Merge, NormAct, Scale, lower
-from theory.specs.inputs import DataInputs, Inputs
+from theory.specs.inputs import DataInputs, ImageInputs, Inputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
 
@@ -23,7 +23,7 @@ def non_gaussian(network: Network, inputs: Inputs) -> str | None:
     """None if every pool and activation of ``network`` acts on Gaussians, else what does not, and why."""
     if not isinstance(network, Residual):
         return None
-    gaussian = not isinstance(inputs, DataInputs) and not _has_mean(inputs)
+    gaussian = not isinstance(inputs, DataInputs | ImageInputs) and not _has_mean(inputs)
     # The law after two blocks is that after any number: it can only cease to be Gaussian.
     short = min(network.depth, 2)
     start = dataclasses.replace(network, depth=short, scales=network.scales[:short])

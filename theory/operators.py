@@ -13,13 +13,26 @@ import numpy as np
 
 from theory.errors import HypothesisError, NumericalError
 from theory.laws import only_rescales
-from theory.program import Computation, Conv, Fork, Linear, Merge, NormAct, Scale
-from theory.routes.base import is_scale_free, label
+from theory.program import (
+    AveragePool,
+    Computation,
+    Conv,
+    Flatten,
+    Fork,
+    GlobalAveragePool,
+    Linear,
+    Merge,
+    NormAct,
+    Scale,
+)
+from theory.routes.base import Route, Want, is_scale_free, label
 from theory.routes.dispatch import select
+from theory.routes.grid import select_grid
 from theory.routes.spatial import SpatialRoute, select_spatial
 from theory.specs.activations import Activation
-from theory.states.base import Gradient, Moments, State
+from theory.states.base import Block, Gradient, Moments, State
 from theory.states.full import squared_distances
+from theory.states.grid import Grid
 from theory.states.spatial import Spatial
 from theory.streams import Pull, Push, bind_stream_pull, bind_stream_push, scale_gradient
 
@@ -45,7 +58,11 @@ def bind_push(
     """
     if isinstance(op, Fork | Merge | Scale):
         return bind_stream_push(op, state, [] if kept is None else kept), "closed form"
+    if isinstance(op, AveragePool | GlobalAveragePool | Flatten):
+        return _positions_push(op), "closed form"
     if isinstance(op, Linear | Conv):
+        if isinstance(op, Conv) and isinstance(state, Grid):
+            return (lambda s: s.convolved(**_taps(op), **_scheme(op))), "closed form"
         # Averaged over a kernel's offsets, covariances exchangeable over positions stay as they are.
         variance, centered = op.weights.weight_variance, op.weights.centered
         return (lambda s: s.linear(variance, centered=centered)), "closed form"
@@ -56,11 +73,11 @@ def bind_push(
     if block.spectrum is not None:
         over_positions = select_spatial(op, block, "forward")
         return partial(_spatial_push, op, over_positions), over_positions.name
-    route = select(op, block, "forward")
-    if op.activation.shift == 0.0 and op.activation.scale == 1.0:
+    route, name = _select(op, block, "forward", isinstance(state, Grid))
+    if op.activation.shift == 0.0 and op.activation.scale == 1.0 and not isinstance(state, Grid):
         fast = route.fast_push(op, exchangeable=block.exchangeable)
         if fast is not None:
-            return fast, route.name
+            return fast, name
 
     def push(s: State) -> State:
         usable: Any = s if _scales_through(op) else s.unscaled()
@@ -85,7 +102,7 @@ def bind_push(
         _require_finite(moments)
         return usable.rebuilt(moments, exponent=exponent, local_error=local)  # type: ignore[no-any-return]
 
-    return push, route.name
+    return push, name
 
 
 def bind_pull(
@@ -97,9 +114,17 @@ def bind_pull(
     """
     if isinstance(op, Fork | Merge | Scale):
         return bind_stream_pull(op, [] if kept is None else kept), "closed form"
+    if isinstance(op, AveragePool | GlobalAveragePool | Flatten):
+        return _positions_pull(op), "closed form"
     if isinstance(op, Linear | Conv):
         # Centering the rows removes one direction of n: nothing in the limit.
         variance = op.weights.weight_variance
+        if isinstance(op, Conv) and isinstance(state, Grid):
+            return (
+                lambda s, g: scale_gradient(
+                    g._replace(value=s.convolved_back(g.value, **_taps(op))), variance
+                )
+            ), "closed form"
         return (lambda _, g: scale_gradient(g, variance)), "closed form"
     if only_rescales(op) and np.any(state.mean):  # type: ignore[union-attr]
         centered_pull, name = bind_pull(op, _about_mean(op, state))
@@ -108,11 +133,11 @@ def bind_pull(
     if block.spectrum is not None:
         over_positions = select_spatial(op, block, "backward")
         return partial(_spatial_pull, op, over_positions), over_positions.name
-    route = select(op, block, "backward")
-    if op.activation.scale == 1.0:
+    route, name = _select(op, block, "backward", isinstance(state, Grid))
+    if op.activation.scale == 1.0 and not isinstance(state, Grid):
         fast = route.fast_pull(op, exchangeable=block.exchangeable)
         if fast is not None:
-            return fast, route.name
+            return fast, name
     slope = op.activation.scale**2
 
     def pull(s: State, gradient: Gradient) -> Gradient:
@@ -128,7 +153,44 @@ def bind_pull(
             raise NumericalError(LOST_GRADIENT)
         return Gradient(value, exponent, error)
 
-    return pull, route.name
+    return pull, name
+
+
+def _select(op: NormAct, block: Block, want: Want, grid: bool) -> tuple[Route, str]:
+    """The route and its name."""
+    if grid:
+        return select_grid(op, block, want)
+    route = select(op, block, want)
+    return route, route.name
+
+
+def _taps(op: Conv) -> dict[str, Any]:
+    return {"kernel": op.kernel, "padding": op.padding, "stride": op.stride}
+
+
+def _scheme(op: Conv) -> dict[str, Any]:
+    return {"weight_variance": op.weights.weight_variance, "centered": op.weights.centered}
+
+
+def _positions_push(op: AveragePool | GlobalAveragePool | Flatten) -> Push:
+    """Fewer positions: poolings mix them, flattening averages their covariances."""
+    match op:
+        case AveragePool(size):
+            return lambda s: s.average_pooled(size)
+        case GlobalAveragePool():
+            return lambda s: s.average_pooled(None)
+        case Flatten():
+            return lambda s: s.flattened()
+
+
+def _positions_pull(op: AveragePool | GlobalAveragePool | Flatten) -> Pull:
+    match op:
+        case AveragePool(size):
+            return lambda s, g: g._replace(value=s.average_pooled_back(g.value, size))
+        case GlobalAveragePool():
+            return lambda s, g: g._replace(value=s.average_pooled_back(g.value, None))
+        case Flatten():
+            return lambda s, g: g._replace(value=s.flattened_back(g.value))
 
 
 def _about_mean(op: NormAct, state: Any) -> Any:

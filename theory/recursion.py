@@ -14,19 +14,23 @@ from theory.regimes import regime
 from theory.results import Prediction, PredictionSet
 from theory.routes.positions_spectrum import PositionSpectrum
 from theory.specs.compatibility import check
+from theory.specs.grids import needs_grid
 from theory.specs.inputs import ExchangeableInputs, Inputs
 from theory.specs.networks import Network
 from theory.specs.spatial import SpatialInputs
 from theory.states.base import Observables
 from theory.states.exchangeable import Exchangeable
 from theory.states.full import Full
+from theory.states.grid import Grid
 from theory.states.spatial import Spatial
 
 __all__ = ["initial_state", "predict", "predict_many"]
 
 
-def initial_state(inputs: Inputs) -> Exchangeable | Spatial | Full:
-    """The state of x^0."""
+def initial_state(inputs: Inputs, *, grid: bool = False) -> Exchangeable | Spatial | Full | Grid:
+    """The state of x^0; with ``grid`` every pair of (sample, position)."""
+    if grid:
+        return Grid.of_inputs(inputs)
     if isinstance(inputs, SpatialInputs):
         q = inputs.second_moment
         spectrum = PositionSpectrum(inputs.positions, *(q * value for value in inputs.eigenvalues))
@@ -78,7 +82,9 @@ def predict(network: Network, inputs: Inputs, *, backward: bool = True) -> Predi
             'whose stream is Gaussian (order="pre_activation"), or simulate it'
         )
     program = schedule(network)
-    states, forward_route = fold(program.ops, initial_state(inputs))
+    states, forward_route = fold(
+        program.ops, initial_state(inputs, grid=needs_grid(network, inputs))
+    )
 
     signal, backward_route = Backward(None, None, None, None), None
     if backward:

@@ -14,8 +14,10 @@ from typing import Literal
 import numpy as np
 
 from theory.errors import HypothesisError
-from theory.specs.inputs import ExchangeableInputs, Inputs
+from theory.specs.grids import layers_on, needs_grid
+from theory.specs.inputs import ExchangeableInputs, Inputs, position_shape_of
 from theory.specs.networks import Network
+from theory.specs.normalizers import Normalizer
 from theory.specs.residual import Residual
 from theory.specs.spatial import SpatialInputs
 from theory.states.full import squared_distances
@@ -99,6 +101,8 @@ def regime(network: Network, inputs: Inputs) -> Regime:
     HypothesisError
         A pool with zero variance at eps = 0, or a forward second moment that is infinite.
     """
+    if needs_grid(network, inputs):
+        return _on_grid(network, inputs)
     norm = network.layer.norm
     rank = pool_rank(network, inputs)
     alone = inputs.positions == 1 or norm is None or not norm.pool.positions
@@ -114,9 +118,28 @@ def regime(network: Network, inputs: Inputs) -> Regime:
             f"{norm.name} over a batch of identical samples, or positions, divides by a pool variance of "
             "zero at eps = 0; use distinct ones or eps > 0"
         )
+    nominal = norm.rank(batch=inputs.batch, positions=_distinct_positions(inputs))
+    return _classified(norm, rank, nominal, closed=_closed(network))
+
+
+def _on_grid(network: Network, inputs: Inputs) -> Regime:
+    """The worst layer: positions may become fewer."""
+    found = [Regime(status="regular", rank=math.inf, reason="no finite pool: all moments exist")]
+    for layer, shape in layers_on(network, position_shape_of(inputs)):
+        norm = layer.norm
+        if norm is None or norm.denominator == "none":
+            continue
+        rank = norm.rank(batch=inputs.batch, positions=math.prod(shape))
+        if rank < math.inf:
+            found.append(_classified(norm, rank, rank, closed=_closed(network)))
+    order: tuple[Status, ...] = ("regular", "heavy_tail", "infinite", "degenerate")
+    return max(found, key=lambda regime: (order.index(regime.status), -regime.rank))
+
+
+def _classified(norm: Normalizer, rank: float, nominal: float, *, closed: bool) -> Regime:
     raw = not norm.centered and norm.denominator != "rms"
     power = 2 if raw else 1
-    if _closed(network) and not (raw and rank <= 2):
+    if closed and not (raw and rank <= 2):
         reason = "no gradient passes through a branch multiplied by 0"
         return Regime(status="regular", rank=rank, reason=reason)
     what = f"{norm.name} pools a form of rank {rank:g}"
@@ -133,7 +156,7 @@ def regime(network: Network, inputs: Inputs) -> Regime:
             f"{what}, and without centering its second moment is finite only for rank > 2; "
             "enlarge the pool (variance_norm needs 4 samples) or use eps > 0"
         )
-    if norm.rank(batch=inputs.batch, positions=_distinct_positions(inputs)) == 1 and not raw:
+    if nominal == 1 and not raw:
         return Regime(
             status="degenerate",
             rank=rank,

@@ -17,6 +17,7 @@ from theory.specs.inputs import Inputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
 from theory.states.base import Observables
+from theory.states.grid import Grid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,8 +203,8 @@ class Prediction:
         matrices = []
         for state in self.states:
             q, gap = state.second_moment, state.gap
-            size = state.batch * self.inputs.positions
-            if np.ndim(q) == 0 and size > 4096:
+            if np.ndim(q) == 0 and state.batch * self.inputs.positions > 4096:
+                size = state.batch * self.inputs.positions
                 raise out_of_domain(
                     "batch", size, "at most 4096 rows for a matrix", "use similarity instead"
                 )
@@ -220,6 +221,8 @@ class Prediction:
         """Cosine of two positions of one sample, of x^l; None without positions."""
         if self.inputs.positions == 1:
             return None
+        if isinstance(self.states[0], Grid):
+            return np.array([state.position_similarity() for state in self.states])
         return np.array([1.0 - state.spectrum.gaps()[0] for state in self.states])
 
     @cached_property

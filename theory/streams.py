@@ -27,6 +27,7 @@ from theory.routes.base import ROUNDING
 from theory.states.base import Gradient
 from theory.states.exchangeable import Exchangeable
 from theory.states.full import Full, squared_distances
+from theory.states.grid import Grid
 from theory.states.spatial import Spatial
 from theory.states.units import LARGE, SMALL
 
@@ -184,6 +185,11 @@ def _merge_full(stream: Full, addend: Full, *, skip: float, branch: float) -> Fu
     return Full(q, gap, mean, exponent, q_error, gap_error, local)
 
 
+@merge.register
+def _merge_grid(stream: Grid, addend: Grid, *, skip: float, branch: float) -> Grid:
+    return Grid(_merge_full(stream.rows, addend.rows, skip=skip, branch=branch), stream.shape)
+
+
 @scale.register
 def _scale_exchangeable(state: Exchangeable, factor: float) -> Exchangeable:
     q, mean = factor * factor * state.second_moment, factor * state.mean
@@ -206,6 +212,11 @@ def _scale_full(state: Full, factor: float) -> Full:
         state.gap_error,
         state.local_error,
     )
+
+
+@scale.register
+def _scale_grid(state: Grid, factor: float) -> Grid:
+    return Grid(_scale_full(state.rows, factor), state.shape)
 
 
 def scale_gradient(gradient: Gradient, square: float) -> Gradient:

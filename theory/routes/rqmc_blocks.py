@@ -36,6 +36,8 @@ __all__ = [
     "batch_pullback",
     "exchangeable_forward",
     "exchangeable_pullback",
+    "factorized",
+    "sampled_distances",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -76,7 +78,7 @@ def batch_forward(
     q = np.asarray(second_moment, dtype=float)
     gaps = np.asarray(gap, dtype=float)
     batch = len(q)
-    means = _average(_second_moments, _factor(q, gaps), norm, activation, "forward", sampling)
+    means = _average(_second_moments, factorized(q, gaps), norm, activation, "forward", sampling)
     odd = _is_odd(norm, activation)
 
     def moments(raw: FloatArray) -> FloatArray:
@@ -89,7 +91,7 @@ def batch_forward(
 
     def new_gap(raw: FloatArray) -> FloatArray:
         size = raw[:batch]
-        distance = _sampled_distances(raw)
+        distance = sampled_distances(raw)
         root = np.sqrt(size)
         excess = (size[:, None] - size) / (root[:, None] + root)
         value = np.maximum(distance - excess**2, 0.0) / (2.0 * np.outer(root, root))
@@ -155,7 +157,7 @@ def batch_pullback(
         rank_one = (strength[:, None] * pool.direction).T @ pool.direction
         return result - cross - cross.T + rank_one
 
-    factor = _factor(q, np.asarray(gap, dtype=float))
+    factor = factorized(q, np.asarray(gap, dtype=float))
     means = _average(statistic, factor, norm, activation, "backward", sampling)
     summary = summarize(lambda raw: 0.5 * (raw + raw.T), means, sampling=sampling)
     root = np.sqrt(np.maximum(np.diagonal(summary.value), 0.0))
@@ -257,7 +259,7 @@ def _exchangeable_moments(pool: Pooled, weight: FloatArray, base: BaseFunction) 
     return np.array([weight @ square, weight @ deviation, weight @ x.sum(axis=1)])
 
 
-def _sampled_distances(raw: FloatArray) -> FloatArray:
+def sampled_distances(raw: FloatArray) -> FloatArray:
     """E(x_a - x_b)^2 from the Gram matrix of deviations."""
     batch = math.isqrt(len(raw) + 1) - 1
     gram = raw[2 * batch :].reshape(batch, batch)
@@ -290,7 +292,7 @@ def _is_odd(norm: Normalizer, activation: Activation) -> bool:
 
 
 @dataclass(frozen=True)
-class _Factor:
+class Factor:
     """h = z_pool @ deviation + (z_pool @ loading + residual z_mean) 1."""
 
     deviation: FloatArray
@@ -307,7 +309,7 @@ class _Factor:
         return deviation + mean[:, None], deviation
 
 
-def _factor(second_moment: FloatArray, gap: FloatArray) -> _Factor:
+def factorized(second_moment: FloatArray, gap: FloatArray) -> Factor:
     """Factor the covariance of a batch: deviations from the batch mean, then the mean given them."""
     batch = len(second_moment)
     distance = squared_distances(second_moment, gap)
@@ -324,20 +326,20 @@ def _factor(second_moment: FloatArray, gap: FloatArray) -> _Factor:
     loading = vector.T @ (moment - moment.mean()) / np.sqrt(eigenvalue)
     variance = float(second_moment.mean() - 0.5 * row.mean())
     residual = math.sqrt(max(variance - float(loading @ loading), 0.0))
-    return _Factor(np.sqrt(eigenvalue)[:, None] * vector.T, loading, residual)
+    return Factor(np.sqrt(eigenvalue)[:, None] * vector.T, loading, residual)
 
 
-def _exchangeable_factor(second_moment: float, gap: float, batch: int) -> _Factor:
+def _exchangeable_factor(second_moment: float, gap: float, batch: int) -> Factor:
     """Deviations have variance q gap in every direction, the batch mean q (1 - gap + gap/B)."""
     scale = math.sqrt(second_moment * gap)
     mean = second_moment * max(1.0 - gap + gap / batch, 0.0)
     rank = batch - 1 if scale > 0.0 else 0
-    return _Factor(scale * contrasts(batch)[:rank], np.zeros(rank), math.sqrt(mean))
+    return Factor(scale * contrasts(batch)[:rank], np.zeros(rank), math.sqrt(mean))
 
 
 def _average(
     statistic: Statistic,
-    factor: _Factor,
+    factor: Factor,
     norm: Normalizer,
     activation: Activation,
     want: Want,

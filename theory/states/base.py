@@ -25,7 +25,10 @@ class Block(NamedTuple):
     exchangeable
         Whether the two above are scalars.
     spectrum
-        With positions, everything about them; ``gap`` is then that of two samples at one position.
+        With positions that are alike, everything about them; ``gap`` is then that of two samples at
+        one position.
+    positions
+        How many rows of the arrays are positions of one sample (``batch`` counts rows).
     """
 
     second_moment: Any
@@ -33,6 +36,7 @@ class Block(NamedTuple):
     batch: float
     exchangeable: bool
     spectrum: PositionSpectrum | None = None
+    positions: int = 1
 
     def pairs(self) -> tuple[Any, Any, Any]:
         """(q_a, q_b, gap_ab), broadcastable over all pairs."""

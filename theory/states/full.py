@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +14,10 @@ from theory.errors import HypothesisError
 from theory.states.base import Block, Gradient, Moments, Observables
 from theory.states.units import LARGE, SMALL, STEP, beyond_range
 
-__all__ = ["Full", "squared_distances"]
+__all__ = ["Full", "centered_rows", "squared_distances"]
 
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
 # (sqrt q_a - sqrt q_b)^2 relative to q, for q's that are equal up to rounding.
 _DISTANCE_FLOOR = 1e-31
@@ -168,6 +169,30 @@ def _centered(
     new_gap = (distance - (root[:, None] - root[None, :]) ** 2) / (2.0 * outer)
     np.fill_diagonal(new_gap, 0.0)
     return centered, np.clip(new_gap, 0.0, 2.0), float((q / centered).max())
+
+
+def centered_rows(state: Full, *, constant: Callable[[BoolArray], None]) -> Full:
+    """K - m m' where rows may be left without variance: those get q = 0 and gap 1.
+
+    ``constant`` is told which, and raises if that is an error.
+    """
+    q, mean = state.second_moment, state.mean
+    still = q - mean**2 <= 1e-15 * q
+    constant(still)
+    kept = np.flatnonzero(~still)
+    new_q, new_gap = np.zeros_like(q), np.ones_like(state.gap)
+    np.fill_diagonal(new_gap, 0.0)
+    both = np.ix_(kept, kept)
+    new_q[kept], new_gap[both], inflation = _centered(q[kept], state.gap[both], mean[kept])
+    excess = (inflation - 1.0) * state.local_error
+    return Full(
+        new_q,
+        new_gap,
+        np.zeros_like(q),
+        state.exponent,
+        state.second_moment_error + excess,
+        state.gap_error + excess,
+    )
 
 
 def _per_sample(value: Any, batch: int) -> FloatArray:

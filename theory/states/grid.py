@@ -1,0 +1,214 @@
+"""Full covariance over (sample, position): positions that are not alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theory.errors import HypothesisError, out_of_domain
+from theory.specs.inputs import (
+    CovarianceInputs,
+    DataInputs,
+    ImageInputs,
+    Inputs,
+    position_shape_of,
+)
+from theory.specs.spatial import SpatialInputs
+from theory.states.base import Block, Gradient, Moments, Observables
+from theory.states.full import Full, centered_rows
+from theory.windows import averaged, pooled, pooled_back, pooling, scattered, windows
+
+__all__ = ["Grid"]
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Grid:
+    """``rows``: every (sample, position) as a row, samples outermost, on positions of ``shape``.
+
+    Two samples are compared over all channels and positions: their cosine is that of the covariances
+    averaged over positions, which is what a flattened sample has.
+    """
+
+    rows: Full
+    shape: tuple[int, ...]
+
+    @staticmethod
+    def of_inputs(inputs: Inputs) -> Grid:
+        """x^0 with every pair of (sample, position) of its own."""
+        shape = position_shape_of(inputs)
+        if isinstance(inputs, DataInputs | CovarianceInputs | ImageInputs):
+            return Grid(Full(inputs.second_moment, inputs.gap, inputs.feature_mean), shape)
+        if inputs.batch == math.inf:
+            raise out_of_domain(
+                "batch", inputs.batch, "finite where positions differ", "give a number of samples"
+            )
+        samples, places = int(inputs.batch), math.prod(shape)
+        beside, cross = 0.0, inputs.gap
+        if isinstance(inputs, SpatialInputs):
+            *_, far, mean_far = inputs.eigenvalues
+            beside = inputs.position_gap
+            # gap_x = gap_w + (mean_far - far)/S, without what the product of correlations would round.
+            cross = inputs.cross_gap
+            if cross is None:
+                cross = beside + (mean_far - far) / places
+        own, other = np.eye(samples), np.eye(places)
+        gap = np.kron(own, beside * (1.0 - other)) + np.kron(
+            1.0 - own, inputs.gap * other + cross * (1.0 - other)
+        )
+        ones = np.ones(samples * places)
+        return Grid(Full(inputs.second_moment * ones, gap, inputs.feature_mean * ones), shape)
+
+    @property
+    def positions(self) -> int:
+        """S: positions of a sample."""
+        return math.prod(self.shape)
+
+    @property
+    def batch(self) -> int:
+        """B: samples."""
+        return self.rows.batch // self.positions
+
+    @property
+    def second_moment(self) -> FloatArray:
+        """q of every row, in units of 4**exponent."""
+        return self.rows.second_moment
+
+    @property
+    def gap(self) -> FloatArray:
+        """1 - correlation of every pair of rows."""
+        return self.rows.gap
+
+    @property
+    def mean(self) -> FloatArray:
+        """m of every row, in units of 2**exponent."""
+        return self.rows.mean
+
+    @property
+    def exponent(self) -> int:
+        """Of the units."""
+        return self.rows.exponent
+
+    @property
+    def second_moment_error(self) -> float:
+        """Accumulated relative error of q."""
+        return self.rows.second_moment_error
+
+    @property
+    def gap_error(self) -> float:
+        """Accumulated relative error of the gaps."""
+        return self.rows.gap_error
+
+    def covariance(self) -> FloatArray:
+        """Matrix over (sample, position), in units of 4**exponent."""
+        return self.rows.covariance()
+
+    def block(self) -> Block:
+        """The rows, and how many of them are positions of one sample."""
+        return self.rows.block()._replace(positions=self.positions)
+
+    def linear(self, weight_variance: float, *, centered: bool) -> Grid:
+        """sigma_w^2 K, or sigma_w^2 (K - m m')."""
+        rows = self.rows
+        if centered and rows.mean.any():
+            rows = centered_rows(rows, constant=self._constant)
+        return replace(self, rows=rows.linear(weight_variance, centered=False))
+
+    def convolved(
+        self, weight_variance: float, *, centered: bool, kernel: int, padding: str, stride: int
+    ) -> Grid:
+        """sigma_w^2 A[K], or sigma_w^2 (A[K] - (A m)(A m)'): rows centered over (channel, offset)."""
+        table = windows(self.shape, kernel=kernel, padding=padding, stride=stride)
+        sides = tuple(-(-side // stride) for side in self.shape)
+        return self._averaged(table, sides).linear(weight_variance, centered=centered)
+
+    def flattened(self) -> Grid:
+        """Positions as features: covariances averaged over positions."""
+        return self._averaged(np.arange(self.positions)[:, None], (1,))
+
+    def average_pooled(self, size: int | None) -> Grid:
+        """P K P'; over all positions for None."""
+        rows = self.rows
+        matrix = pooling(self.shape, size)
+        q, gap, mean, rounding = pooled(
+            rows.second_moment, rows.gap, rows.mean, matrix, batch=self.batch
+        )
+        sides = (1,) if size is None else tuple(side // size for side in self.shape)
+        moved = replace(
+            rows, second_moment=q, gap=gap, mean=mean, gap_error=rows.gap_error + rounding
+        )
+        return Grid(moved, sides)
+
+    def _averaged(self, table: NDArray[np.int64], sides: tuple[int, ...]) -> Grid:
+        rows = self.rows
+        q, gap, mean = averaged(rows.second_moment, rows.gap, rows.mean, table, batch=self.batch)
+        return Grid(replace(rows, second_moment=q, gap=gap, mean=mean), sides)
+
+    def _constant(self, still: NDArray[np.bool_]) -> None:
+        """Raise if a sample has nothing left after centering."""
+        gone = np.flatnonzero(still.reshape(self.batch, -1).all(axis=1))
+        if gone.size:
+            raise HypothesisError(
+                f"sample {gone[0]} has the same value in every feature, so nothing is left once the "
+                "weights' rows are centered; drop it, or use inputs with feature variance"
+            )
+
+    def convolved_back(self, gradient: FloatArray, *, kernel: int, padding: str, stride: int) -> Any:
+        """Adjoint of A, from the outputs to this state's positions."""
+        table = windows(self.shape, kernel=kernel, padding=padding, stride=stride)
+        return scattered(gradient, table, batch=self.batch, positions=self.positions)
+
+    def flattened_back(self, gradient: FloatArray) -> FloatArray:
+        """Adjoint of the average over positions."""
+        table = np.arange(self.positions)[:, None]
+        return scattered(gradient, table, batch=self.batch, positions=self.positions)
+
+    def average_pooled_back(self, gradient: FloatArray, size: int | None) -> FloatArray:
+        """P' Pi P."""
+        return pooled_back(gradient, pooling(self.shape, size), batch=self.batch)
+
+    def rebuilt(self, moments: Moments, *, exponent: int, local_error: float) -> Grid:
+        """Same rows, new moments."""
+        rows = self.rows.rebuilt(moments, exponent=exponent, local_error=local_error)
+        return replace(self, rows=rows)
+
+    def unscaled(self) -> Grid:
+        """Fold 4**exponent into q and m."""
+        return replace(self, rows=self.rows.unscaled())
+
+    def position_similarity(self) -> float:
+        """Mean cosine of two positions of one sample; NaN if there is one position."""
+        s, b = self.positions, self.batch
+        own = self.gap.reshape(b, s, b, s)[np.arange(b), :, np.arange(b)]
+        return 1.0 - float(own.sum()) / (b * s * (s - 1)) if s > 1 else math.nan
+
+    @staticmethod
+    def observe(states: Sequence[Grid]) -> Observables:
+        """Of flattened samples; the variance is over samples and positions."""
+        flat = Full.observe([state.flattened().rows for state in states])
+        # Full's variance over its rows, state by state because the number of positions changes.
+        spread = [Full.observe([state.rows]).log_variance[0] for state in states]
+        return flat._replace(log_variance=np.array(spread))
+
+    @staticmethod
+    def stable_rank(states: Sequence[Grid]) -> FloatArray:
+        """B / largest eigenvalue of the cosine matrix of flattened samples."""
+        return Full.stable_rank([state.flattened().rows for state in states])
+
+    @staticmethod
+    def log_squared_norm(gradients: Sequence[Gradient]) -> FloatArray:
+        """log tr (n Pi): of all channels and positions, whose numbers may change."""
+        trace = np.array([np.trace(g.value) for g in gradients])
+        exponent = np.array([g.exponent for g in gradients])
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(trace) + exponent * math.log(4.0))
+
+    def cotangent(self) -> Gradient:
+        """Pi = I."""
+        return self.rows.cotangent()
