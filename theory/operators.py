@@ -61,8 +61,8 @@ def bind_push(
     if isinstance(op, AveragePool | GlobalAveragePool | Flatten):
         return _positions_push(op), "closed form"
     if isinstance(op, Linear | Conv):
-        if isinstance(op, Conv) and isinstance(state, Grid):
-            return (lambda s: s.convolved(**_taps(op), **_scheme(op))), "closed form"
+        if isinstance(state, Grid):
+            return (lambda s: s.convolved(op.weights, **_taps(op))), "closed form"
         # Averaged over a kernel's offsets, covariances exchangeable over positions stay as they are.
         variance, centered = op.weights.weight_variance, op.weights.centered
         return (lambda s: s.linear(variance, centered=centered)), "closed form"
@@ -84,6 +84,8 @@ def bind_push(
         exponent = usable.exponent
         with np.errstate(over="ignore", invalid="ignore"):
             moments = route.moments(op, usable.block())
+        if isinstance(usable, Grid):
+            moments = _few_directions(op, usable, moments)
         local, gap_error = moments.error
         # What q inherits: nothing through a scale-free normalizer that subtracts the mean; the gap's
         # error where a raw numerator makes q = 1/gap (VN); else q's own.
@@ -142,14 +144,17 @@ def bind_pull(
 
     def pull(s: State, gradient: Gradient) -> Gradient:
         usable = s if _scales_through(op) else s.unscaled()
+        incoming = gradient.value
+        if isinstance(usable, Grid):
+            incoming = _without_zeros(op, usable, incoming)
         with np.errstate(over="ignore", invalid="ignore"):
-            value, error = route.pullback(op, usable.block(), gradient.value)
+            value, error = route.pullback(op, usable.block(), incoming)
             value = tuple(slope * v for v in value) if block.exchangeable else slope * value
         exponent = gradient.exponent - (usable.exponent if is_scale_free(op) else 0)
         error += gradient.error + usable.second_moment_error + usable.gap_error  # type: ignore[attr-defined]
         size = value[0] if block.exchangeable else np.trace(value)
-        incoming = gradient.value[0] if block.exchangeable else np.trace(gradient.value)
-        if np.isnan(value).any() or size < 0.0 < incoming:
+        before = incoming[0] if block.exchangeable else np.trace(incoming)
+        if np.isnan(value).any() or size < 0.0 < before:
             raise NumericalError(LOST_GRADIENT)
         return Gradient(value, exponent, error)
 
@@ -164,12 +169,32 @@ def _select(op: NormAct, block: Block, want: Want, grid: bool) -> tuple[Route, s
     return route, route.name
 
 
-def _taps(op: Conv) -> dict[str, Any]:
+def _taps(op: Linear | Conv) -> dict[str, Any]:
+    if isinstance(op, Linear):
+        return {"kernel": 1, "padding": "zero", "stride": 1}
     return {"kernel": op.kernel, "padding": op.padding, "stride": op.stride}
 
 
-def _scheme(op: Conv) -> dict[str, Any]:
-    return {"weight_variance": op.weights.weight_variance, "centered": op.weights.centered}
+def _few_directions(op: NormAct, state: Grid, moments: Moments) -> Moments:
+    """The mean of phi where h is a direction in few dimensions and no pool of its own divides.
+
+    Second moments of a homogeneous phi are those of Gaussians: all have degree two.
+    """
+    norm = op.norm
+    divides = norm is not None and norm.denominator != "none" and norm.pool.channels != math.inf
+    if divides or state.directions == math.inf:
+        return moments
+    return moments._replace(mean=state.mean_factor * moments.mean)
+
+
+def _without_zeros(op: NormAct, state: Grid, value: Any) -> Any:
+    """Pi where relu and its kin see exactly 0, whose slope is 0: nothing passes."""
+    keeps = op.norm is None or not op.norm.centered or op.norm.pool.channels == math.inf
+    slopes = op.activation.ray_slopes
+    zero = state.second_moment == 0.0
+    if not (keeps and zero.any()) or slopes is None or slopes[0] == -slopes[1]:
+        return value
+    return np.where(zero[:, None] | zero, 0.0, value)
 
 
 def _positions_push(op: AveragePool | GlobalAveragePool | Flatten) -> Push:

@@ -50,7 +50,7 @@ class CenteringRoute(NoShortCut):
         assert norm is not None
         if not norm.centered or norm.pool.channels == math.inf:
             return block
-        q, gap, batch, exchangeable, _ = block
+        q, gap, batch, exchangeable, *_ = block
         if exchangeable:
             # q gap (B-1)/B and correlation -1/(B-1); independent as B -> inf.
             share = 1.0 - 1.0 / batch

@@ -72,15 +72,13 @@ class GridRows(NoShortCut):
             return f"{norm.name} pools samples at one position"
         if norm is not None and norm.denominator == "evonorm_b0" and block.positions > 1:
             return f"{norm.name} pools the positions of one sample"
-        return _slow(op, block._replace(positions=1), want)
+        return _slow(op, block, want)
 
     def moments(self, op: NormAct, block: Block) -> Moments:
-        rows = block._replace(positions=1)
-        return select(op, rows, "forward").moments(op, rows)
+        return select(op, block, "forward").moments(op, block)
 
     def pullback(self, op: NormAct, block: Block, value: Any) -> tuple[Any, float]:
-        rows = block._replace(positions=1)
-        return select(op, rows, "backward").pullback(op, rows, value)
+        return select(op, block, "backward").pullback(op, block, value)
 
 
 class SobolField(NoShortCut):
@@ -133,7 +131,7 @@ def _divided(op: NormAct, block: Block) -> tuple[NormAct, Block, Any]:
     q = block.second_moment.reshape(-1, block.positions)
     square = q.mean(axis=1, keepdims=True) if op.norm.pool.positions else q
     inverse = 1.0 / np.sqrt(np.broadcast_to(square, q.shape).ravel() + op.norm.eps)
-    scaled = block._replace(second_moment=block.second_moment * inverse**2, positions=1)
+    scaled = block._replace(second_moment=block.second_moment * inverse**2)
     return NormAct(None, op.activation), scaled, inverse
 
 
@@ -161,7 +159,7 @@ def _name(route: Route, op: NormAct, block: Block, want: Want) -> str:
         inner, rows, _ = _divided(op, block)
         return select(inner, rows, want).name
     if isinstance(route, GridRows):
-        return select(op, block._replace(positions=1), want).name
+        return select(op, block, want).name
     return route.name
 
 

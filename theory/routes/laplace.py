@@ -40,7 +40,12 @@ _ROUNDING = 4e-15
 
 
 def forward(
-    second_moment: ArrayLike, gap: ArrayLike, *, norm: Normalizer, slopes: Slopes
+    second_moment: ArrayLike,
+    gap: ArrayLike,
+    *,
+    norm: Normalizer,
+    slopes: Slopes,
+    average: bool = False,
 ) -> tuple[FloatArray, FloatArray, FloatArray, float]:
     """K = E[phi(N(h)) phi(N(h))'] and m = E[phi(N(h))] for h ~ N(0, Sigma) over the batch.
 
@@ -56,6 +61,9 @@ def forward(
         Couples samples, denominator ``"std"`` or ``"rms"``, no gate; any eps and ddof.
     slopes
         (a, b) of phi.
+    average
+        State the error relative to averages over samples and pairs where these are larger: among many
+        positions some are parallel up to rounding, and nobody looks at one pair.
 
     Returns
     -------
@@ -78,15 +86,17 @@ def forward(
         if pool.rank == 2 and slopes[0] + slopes[1]:
             mean = _means(pool, _nodes(pool, power=-0.5), slopes=slopes)[0]
         return np.full(batch, math.inf), np.zeros((batch, batch)), mean, _ROUNDING
-    values, error = _integrals(pool, slopes=slopes)
-    shaken, _ = _integrals(shaken_modes(pool, q, gap, norm=norm), slopes=slopes)
+    floor = float(gap.mean()) if average else 0.0
+    values, error = _integrals(pool, slopes=slopes, floor=floor)
+    shaken, _ = _integrals(shaken_modes(pool, q, gap, norm=norm), slopes=slopes, floor=floor)
     for value, other in zip(values, shaken, strict=True):
-        error = max(error, relative_change(value, other))
+        least = float(np.abs(value).mean()) if average else 0.0
+        error = max(error, relative_change(value, other, floor=least))
     return *values, error + _ROUNDING
 
 
 def _integrals(
-    pool: Modes, *, slopes: Slopes
+    pool: Modes, *, slopes: Slopes, floor: float
 ) -> tuple[tuple[FloatArray, FloatArray, FloatArray], float]:
     """((K_aa, gap, mean), relative error of the quadrature)."""
     # The kernel of two nearly equal samples falls off only beyond 1/lambda of their small mode, so that
@@ -98,7 +108,7 @@ def _integrals(
     square = variance @ nodes.weight
     error = quadrature_error(square, variance @ nodes.coarse(), square)
     mean, mean_error = _means(pool, nodes, slopes=slopes)
-    gap, gap_error = _gaps(pool, nodes, deviation, square, slopes=slopes)
+    gap, gap_error = _gaps(pool, nodes, deviation, square, slopes=slopes, floor=floor)
     values = arccosine.ray_second_moment(square, slopes=slopes), gap, mean
     return values, max(error, mean_error, gap_error)
 
@@ -117,7 +127,13 @@ def _means(pool: Modes, nodes: Nodes, *, slopes: Slopes) -> tuple[FloatArray, fl
 
 
 def _gaps(
-    pool: Modes, nodes: Nodes, deviation: FloatArray, square: FloatArray, *, slopes: Slopes
+    pool: Modes,
+    nodes: Nodes,
+    deviation: FloatArray,
+    square: FloatArray,
+    *,
+    slopes: Slopes,
+    floor: float,
 ) -> tuple[FloatArray, float]:
     """gap_ab = int w E_s[(phi(d_a) - phi(t d_b))^2]/(2 int w sigma_a^2), t^2 = K_aa/K_bb.
 
@@ -146,7 +162,7 @@ def _gaps(
         both[square[rest] == 0.0] = 1.0
         both[pool.distance[sample, rest] == 0.0] = 0.0
         result[sample, rest] = both[:, 0]
-        error = max(error, quadrature_error(both[:, 0], both[:, 1], both[:, 0]))
+        error = max(error, quadrature_error(*both.T, np.maximum(both[:, 0], floor)))
     result += result.T
     return np.minimum(result, 2.0), error
 

@@ -193,12 +193,15 @@ def modes(
         coupling = (vectors.T @ with_mean) / variance
         of_mean = float(q.mean() - 0.5 * distance.mean())
         residual = of_mean - float(coupling @ (variance * coupling))
-        if residual <= 8.0 * _EPSILON * batch * max(of_mean, float(variance.sum()) / batch):
+        rounding = 8.0 * _EPSILON * batch * max(of_mean, float(variance.sum()) / batch)
+        if residual <= rounding or not q.all():  # a row that is zero leaves e nothing to be
             residual = 0.0
         numerator = vectors + coupling[None, :]
     # A sample at the mean of the batch, up to rounding, has no direction.
     own = residual + numerator**2 @ variance
     still = own <= _STILL * own.max(initial=0.0)
+    if not norm.centered:
+        still |= q == 0.0
     numerator = np.where(still[:, None], 0.0, numerator)
     return Modes(
         variance,
@@ -301,9 +304,9 @@ def tilted_gap_row(
     return np.clip(gap, 0.0, 2.0)
 
 
-def relative_change(value: FloatArray, other: FloatArray) -> float:
-    """max |value - other|/|value| over the entries that are not zero."""
-    scale = np.abs(value)
+def relative_change(value: FloatArray, other: FloatArray, *, floor: float = 0.0) -> float:
+    """max |value - other|/max(|value|, floor) over the entries where that is not zero."""
+    scale = np.maximum(np.abs(value), floor)
     known = scale > 0.0
     return float(np.max(np.abs(value - other)[known] / scale[known], initial=0.0))
 

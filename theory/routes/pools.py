@@ -181,7 +181,9 @@ class Laplace(NoShortCut):
                 block.second_moment, block.gap, batch=block.batch, **shared
             )
             return Moments(q, gap, mean, (error, error))
-        values, gaps, means, error = laplace.forward(block.second_moment, block.gap, **shared)
+        values, gaps, means, error = laplace.forward(
+            block.second_moment, block.gap, average=block.positions > 1, **shared
+        )
         return Moments(values, gaps, means, (error, error))
 
     def pullback(self, op: NormAct, block: Block, value: Any) -> tuple[Any, float]:

@@ -14,13 +14,13 @@ from theory.errors import HypothesisError
 from theory.states.base import Block, Gradient, Moments, Observables
 from theory.states.units import LARGE, SMALL, STEP, beyond_range
 
-__all__ = ["Full", "centered_rows", "squared_distances"]
+__all__ = ["DISTANCE_FLOOR", "Full", "centered_rows", "squared_distances"]
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 # (sqrt q_a - sqrt q_b)^2 relative to q, for q's that are equal up to rounding.
-_DISTANCE_FLOOR = 1e-31
+DISTANCE_FLOOR = 1e-31
 
 
 def squared_distances(second_moment: FloatArray, gap: FloatArray) -> FloatArray:
@@ -88,7 +88,7 @@ class Full:
         q_error, gap_error = moments.error
         # Distances are known to the squared rounding of the sqrt(q): a floor for collapsing samples.
         off = moments.gap[moments.gap > 0.0]
-        floor = _DISTANCE_FLOOR / float(off.min()) if off.size else 0.0
+        floor = DISTANCE_FLOOR / float(off.min()) if off.size else 0.0
         return Full(
             _per_sample(moments.second_moment, self.batch),
             moments.gap,

@@ -19,8 +19,9 @@ from theory.specs.inputs import (
     position_shape_of,
 )
 from theory.specs.spatial import SpatialInputs
+from theory.specs.weights import Weights
 from theory.states.base import Block, Gradient, Moments, Observables
-from theory.states.full import Full, centered_rows
+from theory.states.full import DISTANCE_FLOOR, Full, centered_rows
 from theory.windows import averaged, pooled, pooled_back, pooling, scattered, windows
 
 __all__ = ["Grid"]
@@ -34,17 +35,24 @@ class Grid:
 
     Two samples are compared over all channels and positions: their cosine is that of the covariances
     averaged over positions, which is what a flattened sample has.
+
+    ``features``: channels, finite for data, where a normalized row of weights is a direction in few
+    dimensions instead of a Gaussian: ``directions`` of them before the activation (inf: Gaussian).
     """
 
     rows: Full
     shape: tuple[int, ...]
+    features: float = math.inf
+    directions: float = math.inf
 
     @staticmethod
     def of_inputs(inputs: Inputs) -> Grid:
         """x^0 with every pair of (sample, position) of its own."""
         shape = position_shape_of(inputs)
         if isinstance(inputs, DataInputs | CovarianceInputs | ImageInputs):
-            return Grid(Full(inputs.second_moment, inputs.gap, inputs.feature_mean), shape)
+            rows = Full(inputs.second_moment, inputs.gap, inputs.feature_mean)
+            channels = inputs.channels if isinstance(inputs, ImageInputs) else math.inf
+            return Grid(rows, shape, channels)
         if inputs.batch == math.inf:
             raise out_of_domain(
                 "batch", inputs.batch, "finite where positions differ", "give a number of samples"
@@ -120,17 +128,35 @@ class Grid:
             rows = centered_rows(rows, constant=self._constant)
         return replace(self, rows=rows.linear(weight_variance, centered=False))
 
-    def convolved(
-        self, weight_variance: float, *, centered: bool, kernel: int, padding: str, stride: int
-    ) -> Grid:
-        """sigma_w^2 A[K], or sigma_w^2 (A[K] - (A m)(A m)'): rows centered over (channel, offset)."""
+    def convolved(self, weights: Weights, *, kernel: int, padding: str, stride: int) -> Grid:
+        """sigma_w^2 A[K], or sigma_w^2 (A[K] - (A m)(A m)'): rows centered over (channel, offset).
+
+        A normalized row of n = k^d features entries, less one if centered, is uniform on a sphere of
+        that many dimensions: its variance is sigma_w^2/(n - 1) if centered, not sigma_w^2/n.
+        """
         table = windows(self.shape, kernel=kernel, padding=padding, stride=stride)
         sides = tuple(-(-side // stride) for side in self.shape)
-        return self._averaged(table, sides).linear(weight_variance, centered=centered)
+        moved = self if table.shape == (1, self.positions) else self._averaged(table, sides)
+        variance, directions = weights.weight_variance, math.inf
+        if weights.normalized and self.features < math.inf:
+            entries = self.features * len(table)
+            directions = entries - weights.centered
+            variance *= entries / directions
+        moved = moved.linear(variance, centered=weights.centered)
+        return replace(moved, features=math.inf, directions=directions)
+
+    @property
+    def mean_factor(self) -> float:
+        """E over a direction of |u| sqrt(n), relative to a Gaussian's: sqrt(n)/E[chi_n] (1 for inf)."""
+        n = self.directions
+        if n == math.inf:
+            return 1.0
+        return math.sqrt(n / 2.0) * math.exp(math.lgamma(n / 2.0) - math.lgamma((n + 1.0) / 2.0))
 
     def flattened(self) -> Grid:
         """Positions as features: covariances averaged over positions."""
-        return self._averaged(np.arange(self.positions)[:, None], (1,))
+        flat = self._averaged(np.arange(self.positions)[:, None], (1,))
+        return replace(flat, features=self.features * self.positions)
 
     def average_pooled(self, size: int | None) -> Grid:
         """P K P'; over all positions for None."""
@@ -143,12 +169,12 @@ class Grid:
         moved = replace(
             rows, second_moment=q, gap=gap, mean=mean, gap_error=rows.gap_error + rounding
         )
-        return Grid(moved, sides)
+        return Grid(moved, sides, self.features)
 
     def _averaged(self, table: NDArray[np.int64], sides: tuple[int, ...]) -> Grid:
         rows = self.rows
         q, gap, mean = averaged(rows.second_moment, rows.gap, rows.mean, table, batch=self.batch)
-        return Grid(replace(rows, second_moment=q, gap=gap, mean=mean), sides)
+        return Grid(replace(rows, second_moment=q, gap=gap, mean=mean), sides, self.features)
 
     def _constant(self, still: NDArray[np.bool_]) -> None:
         """Raise if a sample has nothing left after centering."""
@@ -174,9 +200,20 @@ class Grid:
         return pooled_back(gradient, pooling(self.shape, size), batch=self.batch)
 
     def rebuilt(self, moments: Moments, *, exponent: int, local_error: float) -> Grid:
-        """Same rows, new moments."""
-        rows = self.rows.rebuilt(moments, exponent=exponent, local_error=local_error)
-        return replace(self, rows=rows)
+        """Same rows, new moments; behind a nonlinearity channels are as many as one likes."""
+        q_error, gap_error = moments.error
+        # Distances are known to the squared rounding of the sqrt(q), gaps are averaged over pairs.
+        typical = float(moments.gap.mean())
+        rows = Full(
+            moments.second_moment,
+            moments.gap,
+            moments.mean,
+            exponent,
+            q_error,
+            self.gap_error + gap_error + (DISTANCE_FLOOR / typical if typical > 0.0 else 0.0),
+            local_error,
+        )
+        return Grid(rows, self.shape)
 
     def unscaled(self) -> Grid:
         """Fold 4**exponent into q and m."""
