@@ -263,9 +263,7 @@ def _check_pool(norm: Normalizer | None, channels: int, batch: float, positions:
     if norm.denominator == "std":
         per_sample = min(norm.pool.channels, channels) * (positions if norm.pool.positions else 1)
         if per_sample * (batch if norm.pool.samples else 1) < 2:
-            raise out_of_domain(
-                "width", channels, "at least 2 for this pool", "widen the network"
-            )
+            raise out_of_domain("width", channels, "at least 2 for this pool", "widen the network")
 
 
 def _warn_if_dead(second_moment: FloatArray) -> None:

@@ -122,9 +122,7 @@ def lower(network: Network) -> tuple[Operation, ...]:
         case Residual():
             return _residual(network)
         case Sequential():
-            parts = (
-                _layer(part) if isinstance(part, Layer) else (part,) for part in network.parts
-            )
+            parts = (_layer(part) if isinstance(part, Layer) else (part,) for part in network.parts)
             return tuple(op for part in parts for op in part)
     raise out_of_domain("network", network, "a network", "build it with FeedForward(...)")
 

@@ -17,6 +17,7 @@ from theory.specs import serialize
 from theory.states.base import Observables
 from theory.states.exchangeable import Exchangeable
 from theory.states.full import Full
+from theory.states.grid import Grid
 from theory.states.spatial import Spatial
 
 __all__ = ["load_prediction", "save_prediction"]
@@ -69,6 +70,12 @@ def save_prediction(prediction: Prediction, path: str | Path) -> None:
     if isinstance(prediction.states[0], Spatial):
         rows = [(s.batch, *s.spectrum, *s[2:]) for s in prediction.states]
         arrays["spatial"] = np.array(rows, dtype=np.float64)
+    elif isinstance(prediction.states[0], Grid):
+        # Layer by layer: positions may become fewer.
+        for k, state in enumerate(prediction.states):
+            arrays[f"grid.{k}.shape"] = np.array(state.shape)
+            for field in _FULL:
+                arrays[f"grid.{k}.{field}"] = np.array(getattr(state.rows, field))
     elif isinstance(prediction.states[0], Full):
         for field in _FULL:
             arrays[f"full.{field}"] = np.array([getattr(s, field) for s in prediction.states])
@@ -122,12 +129,12 @@ def _build(document: dict[str, Any], arrays: dict[str, Any]) -> Prediction:
         ]
     elif "spatial" in arrays:
         states = [_spatial(row) for row in arrays["spatial"].tolist()]
+    elif "grid.0.shape" in arrays:
+        depth = len(observed["activation"].similarity)
+        states = [_grid(arrays, f"grid.{k}.") for k in range(depth)]
     else:
         columns = [arrays[f"full.{field}"] for field in _FULL]
-        states = [
-            Full(q, gap, mean, int(exponent), float(q_error), float(gap_error), float(local))
-            for q, gap, mean, exponent, q_error, gap_error, local in zip(*columns, strict=True)
-        ]
+        states = [_full(*row) for row in zip(*columns, strict=True)]
     regime = document["regime"]
     rank = float(regime["rank"])
     return Prediction(
@@ -144,6 +151,15 @@ def _build(document: dict[str, Any], arrays: dict[str, Any]) -> Prediction:
         log_branch_gradient_norm=arrays.get("log_branch_gradient_norm"),
         branch_gradient_error=arrays.get("branch_gradient_error"),
     )
+
+
+def _full(q: Any, gap: Any, mean: Any, exponent: Any, *errors: Any) -> Full:
+    return Full(q, gap, mean, int(exponent), *(float(error) for error in errors))
+
+
+def _grid(arrays: dict[str, Any], prefix: str) -> Grid:
+    shape = tuple(int(side) for side in arrays[prefix + "shape"])
+    return Grid(_full(*(arrays[prefix + field] for field in _FULL)), shape)
 
 
 def _spatial(row: list[float]) -> Spatial:

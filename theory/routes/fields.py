@@ -161,9 +161,7 @@ def field_pullback(
 
 def _product(first: FloatArray, second: FloatArray) -> FloatArray:
     """Sum over points and channels of u_i w_j."""
-    return np.asarray(
-        first.reshape(-1, first.shape[2]).T @ second.reshape(-1, second.shape[2])
-    )
+    return np.asarray(first.reshape(-1, first.shape[2]).T @ second.reshape(-1, second.shape[2]))
 
 
 def _average(

@@ -185,7 +185,9 @@ class Grid:
                 "weights' rows are centered; drop it, or use inputs with feature variance"
             )
 
-    def convolved_back(self, gradient: FloatArray, *, kernel: int, padding: str, stride: int) -> Any:
+    def convolved_back(
+        self, gradient: FloatArray, *, kernel: int, padding: str, stride: int
+    ) -> Any:
         """Adjoint of A, from the outputs to this state's positions."""
         table = windows(self.shape, kernel=kernel, padding=padding, stride=stride)
         return scattered(gradient, table, batch=self.batch, positions=self.positions)
