@@ -303,5 +303,5 @@ def _describe(inputs: Inputs) -> str:
     if isinstance(inputs, ExchangeableInputs | SpatialInputs):
         return repr(inputs)
     data = isinstance(inputs, DataInputs | ImageInputs)
-    array = inputs.features if data else inputs.covariance
+    array = getattr(inputs, "features" if data else "covariance")
     return f"{type(inputs).__name__}(shape={array.shape})"

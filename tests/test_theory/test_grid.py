@@ -238,7 +238,9 @@ def test_sampled_jacobians_against_autograd(norm, monkeypatch):
         expected = np.zeros((rows, rows))
         for h in points:
             jacobian = torch.autograd.functional.jacobian(
-                lambda value: torch.tanh(by_autograd(torch, norm, value, batch, level)),
+                lambda value, level=level: torch.tanh(
+                    by_autograd(torch, norm, value, batch, level)
+                ),
                 torch.tensor(h),
             ).numpy()
             for g in range(field.channels):

@@ -162,7 +162,7 @@ def _gaps(
         both[square[rest] == 0.0] = 1.0
         both[pool.distance[sample, rest] == 0.0] = 0.0
         result[sample, rest] = both[:, 0]
-        error = max(error, quadrature_error(*both.T, np.maximum(both[:, 0], floor)))
+        error = max(error, quadrature_error(both[:, 0], both[:, 1], np.maximum(both[:, 0], floor)))
     result += result.T
     return np.minimum(result, 2.0), error
 

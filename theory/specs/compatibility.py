@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from theory.errors import out_of_domain
+from theory.specs.grids import layers_on
 from theory.specs.inputs import (
     CovarianceInputs,
     DataInputs,
@@ -15,7 +16,6 @@ from theory.specs.inputs import (
     SpatialInputs,
     position_shape_of,
 )
-from theory.specs.grids import layers_on
 from theory.specs.networks import Network
 from theory.specs.normalizers import Normalizer
 from theory.specs.residual import Residual

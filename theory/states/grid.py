@@ -58,14 +58,13 @@ class Grid:
                 "batch", inputs.batch, "finite where positions differ", "give a number of samples"
             )
         samples, places = int(inputs.batch), math.prod(shape)
-        beside, cross = 0.0, inputs.gap
+        beside, cross = (0.0, inputs.gap)
         if isinstance(inputs, SpatialInputs):
             *_, far, mean_far = inputs.eigenvalues
             beside = inputs.position_gap
             # gap_x = gap_w + (mean_far - far)/S, without what the product of correlations would round.
-            cross = inputs.cross_gap
-            if cross is None:
-                cross = beside + (mean_far - far) / places
+            given = inputs.cross_gap
+            cross = beside + (mean_far - far) / places if given is None else given
         own, other = np.eye(samples), np.eye(places)
         gap = np.kron(own, beside * (1.0 - other)) + np.kron(
             1.0 - own, inputs.gap * other + cross * (1.0 - other)
