@@ -13,7 +13,8 @@ from montecarlo.experiment import Experiment, Method
 from theory.errors import out_of_domain
 from theory.program import Conv, Flatten, GlobalAveragePool, Linear, lower
 from theory.specs.grids import channels_of, needs_grid, shape_behind
-from theory.specs.inputs import DataInputs, ImageInputs, Inputs, position_shape_of
+from theory.specs.images import ImageInputs
+from theory.specs.inputs import DataInputs, Inputs, position_shape_of
 from theory.specs.networks import AveragePool, Layer, Network
 
 __all__ = ["choose_method", "network_bytes", "network_seconds", "physical_memory"]

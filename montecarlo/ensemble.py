@@ -25,10 +25,10 @@ from theory.specs import serialize
 from theory.specs._check import flag, integer
 from theory.specs.compatibility import check
 from theory.specs.grids import channels_of, layers_on
+from theory.specs.images import ImageInputs
 from theory.specs.inputs import (
     DataInputs,
     ExchangeableInputs,
-    ImageInputs,
     Inputs,
     SpatialInputs,
     position_shape_of,

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
+from theory.specs.images import ImageInputs
 from theory.specs.inputs import (
     CovarianceInputs,
     DataInputs,
     ExchangeableInputs,
-    ImageInputs,
     Inputs,
 )
 from theory.specs.spatial import SpatialInputs

@@ -68,16 +68,15 @@ from theory.specs.activations import (
     softplus,
     tanh,
 )
+from theory.specs.images import ImageInputs, images
 from theory.specs.inputs import (
     CovarianceInputs,
     DataInputs,
     ExchangeableInputs,
-    ImageInputs,
     SpatialInputs,
     exchangeable,
     from_covariance,
     from_data,
-    images,
 )
 from theory.specs.networks import (
     AveragePool,

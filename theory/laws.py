@@ -12,7 +12,8 @@ import math
 from functools import lru_cache
 
 from theory.program import Conv, Fork, Linear, Merge, NormAct, Scale, lower
-from theory.specs.inputs import DataInputs, ImageInputs, Inputs
+from theory.specs.images import ImageInputs
+from theory.specs.inputs import DataInputs, Inputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
 

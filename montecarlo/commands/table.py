@@ -62,6 +62,10 @@ def table(
         Path | None,
         typer.Option("--out", metavar="FILE", help="Also write a .csv or .parquet file."),
     ] = None,
+    coverage: Annotated[
+        bool,
+        typer.Option("--coverage", help="Which route takes which expectation; no numbers."),
+    ] = False,
     as_json: JSON = False,
     as_csv: CSV = False,
     quiet: QUIET = False,
@@ -70,7 +74,7 @@ def table(
 
     Convolutions have 3 taps on a ring of 16 positions and 3x3 on a torus of 8x8; inputs have
     correlation 0.5 between samples and between positions.  --plot draws LayerNorm, GroupNorm and
-    InstanceNorm as one curve over the group size.
+    InstanceNorm as one curve over the group size.  --coverage asks every route of the theory instead.
 
     Example: normcompass table --no-simulate --plot groups.png
     """
@@ -78,6 +82,11 @@ def table(
     from montecarlo.commands.export import write_table
 
     one_format(as_json, as_csv)
+    if coverage:
+        from montecarlo.commands.coverage import show_coverage
+
+        show_coverage(as_json=as_json, as_csv=as_csv)
+        return
     _require_files(plot, out)
     ensemble = None
     if simulate:

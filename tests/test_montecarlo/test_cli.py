@@ -411,7 +411,8 @@ class TestPositions:
 
     def test_no_route_is_found_before_the_simulation(self, run, monkeypatch, tmp_path):
         monkeypatch.setattr("montecarlo.ensemble.simulate", interrupted)
-        words = ("--norm", "EvoNorm-S0", "--positions", "4", "--plot", str(tmp_path / "e.png"))
+        words = ("--norm", "GN(512)", "--activation", "tanh", "--positions", "40")
+        words += ("--plot", str(tmp_path / "e.png"))
         status, _, err = run("simulate", *words)
         assert status == 3
         assert "no route over positions" in err
@@ -440,7 +441,7 @@ class TestTable:
             "EvoNorm-S0",
             "λ",
             "undefined",
-            "no route",
+            "unsought",
         ):
             assert text in out
         assert "2 networks of width 128\n" in re.sub(r" +\n", "\n", out)

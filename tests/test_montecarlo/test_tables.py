@@ -133,7 +133,7 @@ def test_a_cell_has_a_number_or_a_reason(table):
     ("name", "positions", "observable", "word"),
     [
         ("IN", 1, "similarity", "undefined"),
-        ("EvoNorm-S0", 16, "variance", "no route"),
+        ("EvoNorm-S0", 16, "fixed_growth", "unsought"),
         ("GN(2)", 1, "log_gradient_norm", "zero"),
         ("GN(3)", 1, "gradient_growth", "inf. mean"),
         ("GN(3)", 1, "fixed_growth", "inf. mean"),

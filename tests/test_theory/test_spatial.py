@@ -811,17 +811,31 @@ def test_identical_positions_count_once(norm, samples, status):
 
 
 @pytest.mark.parametrize("norm", [th.batch_norm(), th.instance_norm(), th.group_norm(2)])
-def test_activations_without_a_route_over_positions(norm):
-    with pytest.raises(HypothesisError, match=r"tanh is not positively homogeneous.*change the"):
-        th.predict(network(norm, activation=th.tanh), batch())
+def test_every_activation_has_a_route_over_positions(norm):
+    assert th.predict(network(norm, activation=th.tanh), batch()).forward_route == "RQMC"
     for activation in (th.relu, th.leaky_relu(0.2), th.abs, th.identity, th.scaled_relu):
-        assert np.isfinite(th.predict(network(norm, activation=activation), batch()).gap).all()
+        assert th.predict(network(norm, activation=activation), batch()).forward_route != "RQMC"
 
 
-def test_gates_are_refused_in_words():
-    for norm in (th.evonorm_s0(), th.evonorm_b0()):
-        with pytest.raises(HypothesisError, match=f"{norm.name}.* has a gate"):
-            th.predict(network(norm), batch())
+def test_sampled_pools_beside_the_integrals(monkeypatch):
+    """The sampled route against Laplace's where both apply, in stated errors; false alarm < 1e-4."""
+    from theory.routes import spatial
+
+    for norm in (th.batch_norm(), th.variance_norm(), th.instance_norm(), th.group_norm(2)):
+        exact = th.predict(network(norm, depth=2), batch())
+        with monkeypatch.context() as patch:
+            patch.setattr(spatial, "spatial_routes", lambda: (spatial.SpatialSobol(),))
+            sampled = th.predict(network(norm, depth=2), batch())
+        for name in th.OBSERVABLES:
+            error = sampled.error[name] + 1e-12
+            score = (getattr(sampled, name) - getattr(exact, name)) / error
+            assert np.abs(score).max() < 5.0, (norm.name, name)
+
+
+def test_what_cannot_be_sampled_says_so():
+    huge = batch(samples=2, positions=600)
+    with pytest.raises(HypothesisError, match=r"RQMC takes up to 1024 .*change the"):
+        th.predict(network(th.instance_norm(), activation=th.tanh), huge)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,13 @@ J = diag(a) A - sum_k b_k w_k' (``field_pools``) and means over the group's chan
 
 matrix products over the sample points; the last sums over the group before the product.  Errors are
 standard errors over scrambles, of averages over rows and pairs: what observables are made of.
+
+Heavy tails.  Where N(a h) = N(h) the Jacobian falls as 1/r along every ray: with whitened coordinates
+eta of what a pool's R sees, |eta|^2 ~ chi^2_n, each point may take the mean over its ray,
+
+    E[J' Pi J] = E[|eta|^2 J' Pi J] E[1/|eta|^2],   E[1/|eta|^2] = 1/(n - 2),
+
+which is bounded near R = 0: the standard error is honest for n = 3 already.
 """
 
 from __future__ import annotations
@@ -30,12 +37,15 @@ from theory.specs.normalizers import Normalizer
 __all__ = ["Field", "field_forward", "field_pullback", "sampling_for"]
 
 FloatArray = NDArray[np.float64]
-Statistic = Callable[[FieldPool, BaseFunction], FloatArray]
+# (pool, phi, h) -> the sum over sample points of what is wanted
+Statistic = Callable[[FieldPool, BaseFunction, FloatArray], FloatArray]
 
 _SCRAMBLES = 8
 # Multiplications of one matrix product over all sample points.
 _BUDGET = 8e9
 _LEAST, _MOST = 9, 13
+# Eigenvalues below this share of the largest are directions that h does not have.
+_NULL = 1e-11
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +96,7 @@ def field_forward(
     """
     rows = len(second_moment)
 
-    def statistic(pool: FieldPool, base: BaseFunction) -> FloatArray:
+    def statistic(pool: FieldPool, base: BaseFunction, h: FloatArray) -> FloatArray:
         x = base.value(pool.normalized).reshape(-1, rows)
         y = x - x.mean(axis=1, keepdims=True)
         sums = np.concatenate([np.einsum("pi,pi->i", x, x), x.sum(axis=0), (y.T @ y).ravel()])
@@ -123,8 +133,12 @@ def field_pullback(
     rows, channels = len(second_moment), field.channels
     separate = _block_diagonal(gradient, field.batch)
 
-    def statistic(pool: FieldPool, base: BaseFunction) -> FloatArray:
+    rays = _rays(second_moment, gap, field, separate=separate)
+
+    def statistic(pool: FieldPool, base: BaseFunction, h: FloatArray) -> FloatArray:
         slope = base.derivative(pool.normalized)
+        if rays is not None:
+            slope = slope * rays(h)
         a = slope * pool.local
         flat = a.reshape(-1, rows)
         result = project(
@@ -159,6 +173,48 @@ def field_pullback(
     return 0.5 * (value + value.T), trace.relative()
 
 
+def _rays(
+    second_moment: FloatArray, gap: FloatArray, field: Field, *, separate: bool
+) -> Callable[[FloatArray], FloatArray] | None:
+    """h -> |eta|/sqrt(n - 2) of the pool of every row, or None where that would be another mean.
+
+    Pools of several samples have several rays; for cotangents that join samples their product is no
+    mean over either.  Over a std with a raw numerator the tail is not along rays.
+    """
+    norm = field.norm
+    if norm is None or norm.eps > 0.0 or norm.gate is not None or norm.pool.channels == math.inf:
+        return None
+    if norm.denominator == "none" or (norm.denominator == "std" and not norm.centered):
+        return None
+    batch = 1 if norm.pool.samples else field.batch
+    if batch > 1 and not separate:
+        return None
+    root = np.sqrt(second_moment)
+    covariance = np.outer(root, root) * (1.0 - gap)
+    size = len(second_moment) // batch
+    whitening = np.zeros((batch, size, size))
+    dimensions = np.zeros(batch)
+    for b in range(batch):
+        own = covariance[b * size : (b + 1) * size, b * size : (b + 1) * size]
+        if norm.denominator == "std" and field.channels == 1:
+            own = own - own.mean(axis=0)
+            own = own - own.mean(axis=1, keepdims=True)
+        value, vector = np.linalg.eigh(0.5 * (own + own.T))
+        kept = value > _NULL * value[-1]
+        whitening[b, :, : kept.sum()] = vector[:, kept] / np.sqrt(value[kept])
+        dimensions[b] = kept.sum() * field.channels
+    if (dimensions <= 2).any():
+        return None
+
+    def factors(h: FloatArray) -> FloatArray:
+        split = h.reshape(*h.shape[:2], batch, size)
+        eta = np.einsum("pgbs,bst->pgbt", split, whitening, optimize=True)
+        square = np.einsum("pgbt,pgbt->pb", eta, eta) / (dimensions - 2.0)
+        return np.repeat(np.sqrt(square)[:, None, :], size, axis=2)
+
+    return factors
+
+
 def _product(first: FloatArray, second: FloatArray) -> FloatArray:
     """Sum over points and channels of u_i w_j."""
     return np.asarray(first.reshape(-1, first.shape[2]).T @ second.reshape(-1, second.shape[2]))
@@ -183,7 +239,8 @@ def _average(
         split = z.reshape(len(z), rank, channels).transpose(0, 2, 1).reshape(-1, rank)
         h, _ = factor.sample(np.ascontiguousarray(split), uses_mean=True)
         h = h.reshape(len(z), channels, rows)
-        return statistic(normalize_field(h, field.norm, batch=field.batch, level=level), base)
+        pool = normalize_field(h, field.norm, batch=field.batch, level=level)
+        return statistic(pool, base, h)
 
     return average(
         integrand,

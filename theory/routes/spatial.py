@@ -27,11 +27,12 @@ from theory.routes.positions_limits import (
 from theory.routes.positions_pairs import position_push
 from theory.routes.positions_pull import position_pull, position_pull_same
 from theory.routes.positions_spectrum import PositionSpectrum
+from theory.routes.spatial_sampled import SpatialSobol
 from theory.specs.activations import Activation
 from theory.specs.normalizers import Normalizer, rms_norm
 from theory.states.base import Block
 
-__all__ = ["Entries", "Pushed", "SpatialRoute", "select_spatial"]
+__all__ = ["Entries", "Pushed", "SpatialRoute", "from_gaps", "select_spatial", "spatial_routes"]
 
 Entries = tuple[float, float, float, float]
 
@@ -137,7 +138,7 @@ class SpatialPairwise(_Samplewise):
     """Pools without positions, or over all channels: a map of each pair's gap, whatever the pair."""
 
     def __init__(self, pairs: SamplewiseRoute) -> None:
-        self._pairs = pairs
+        self.pairs = pairs
         self.name = pairs.name
 
     def refusal(self, op: NormAct, block: Block, want: Want) -> str | None:
@@ -145,12 +146,12 @@ class SpatialPairwise(_Samplewise):
         finite = norm is not None and norm.denominator != "none" and norm.pool.channels != math.inf
         if norm is not None and norm.pool.positions and (finite or norm.denominator == "none"):
             return f"{norm.name} pools positions"
-        return self._pairs.refusal(op, block._replace(spectrum=None), want)
+        return self.pairs.refusal(op, block._replace(spectrum=None), want)
 
     def push(self, op: NormAct, spectrum: PositionSpectrum, batch: float) -> Pushed:
         q, (gap_w, gap_b, gap_x) = spectrum.second_moment, spectrum.gaps()
-        second_moment, mean, q_error = self._pairs.single(op, q)
-        found = [self._pairs.pair_gap(op, q, q, gap) for gap in (gap_w, gap_b, gap_x)]
+        second_moment, mean, q_error = self.pairs.single(op, q)
+        found = [self.pairs.pair_gap(op, q, q, gap) for gap in (gap_w, gap_b, gap_x)]
         (beside, _), (same, _), (cross, _) = found
         gap_error = max(error for _, error in found)
         entries = (float(second_moment), float(beside), float(same), float(cross))
@@ -160,10 +161,10 @@ class SpatialPairwise(_Samplewise):
         if close:
             # Nearly equal samples: w and x differ by little, and K_w - K_x by the slope between.
             places = gap_w + (drop / q) * _PLACES
-            values, errors = zip(*(self._pairs.slope(op, q, q, gap) for gap in places), strict=True)
+            values, errors = zip(*(self.pairs.slope(op, q, q, gap) for gap in places), strict=True)
             apart = drop * float(_WEIGHTS @ np.array(values)) / entries[0]
             gap_error = max(gap_error, *errors)
-        return _from_gaps(
+        return from_gaps(
             entries, float(mean), spectrum.positions, q_error, gap_error, apart, exact=close
         )
 
@@ -177,7 +178,7 @@ class SpatialPairwise(_Samplewise):
     def _diagonal(
         self, op: NormAct, q: float, first: float, second: float
     ) -> tuple[_Matrix, float]:
-        (a, error), (b, more) = (self._pairs.slope(op, q, q, gap) for gap in (first, second))
+        (a, error), (b, more) = (self.pairs.slope(op, q, q, gap) for gap in (first, second))
         return ((float(a), 0.0), (0.0, float(b))), max(error, more)
 
 
@@ -238,7 +239,7 @@ class SpatialBatch:
             slopes=_slopes(op.activation),
         )
         entries = (second_moment, gap_w, gap_b, gap_x)
-        return _from_gaps(entries, mean, spectrum.positions, error, error, gap_x - gap_w)
+        return from_gaps(entries, mean, spectrum.positions, error, error, gap_x - gap_w)
 
     def pull(
         self, op: NormAct, spectrum: PositionSpectrum, batch: float, value: Entries
@@ -256,7 +257,7 @@ class SpatialBatch:
 
 
 @cache
-def _routes() -> tuple[SpatialRoute, ...]:
+def spatial_routes() -> tuple[SpatialRoute, ...]:
     """All routes over positions, cheapest and most accurate first."""
     return (
         SpatialClosed(),
@@ -266,6 +267,7 @@ def _routes() -> tuple[SpatialRoute, ...]:
         SpatialPairwise(GroupLaplace()),
         SpatialGroups(),
         SpatialBatch(),
+        SpatialSobol(),
     )
 
 
@@ -278,7 +280,7 @@ def select_spatial(op: NormAct, block: Block, want: Want) -> SpatialRoute:
         No route applies; the message lists every refusal.
     """
     refusals: dict[str, None] = {}
-    for route in _routes():
+    for route in spatial_routes():
         reason = route.refusal(op, block, want)
         if reason is None:
             return route
@@ -297,7 +299,7 @@ def _divided(op: NormAct, spectrum: PositionSpectrum) -> tuple[Normalizer, float
     return rms_norm(), spectrum.second_moment
 
 
-def _from_gaps(
+def from_gaps(
     entries: Entries,
     mean: float,
     positions: int,

@@ -7,11 +7,11 @@ from typing import Any
 
 from theory.errors import out_of_domain
 from theory.specs.grids import layers_on
+from theory.specs.images import ImageInputs
 from theory.specs.inputs import (
     CovarianceInputs,
     DataInputs,
     ExchangeableInputs,
-    ImageInputs,
     Inputs,
     SpatialInputs,
     position_shape_of,

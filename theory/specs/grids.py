@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from theory.errors import out_of_domain
-from theory.specs.inputs import CovarianceInputs, ImageInputs, Inputs, position_shape_of
+from theory.specs.images import ImageInputs
+from theory.specs.inputs import CovarianceInputs, Inputs, position_shape_of
 from theory.specs.networks import (
     AveragePool,
     Flatten,

@@ -16,20 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
+from theory.specs._arrays import ArrayInputs, frozen, numeric
 from theory.specs._check import integer, real
+from theory.specs.images import ImageInputs
 from theory.specs.spatial import SpatialInputs, position_shape
 
 __all__ = [
     "CovarianceInputs",
     "DataInputs",
     "ExchangeableInputs",
-    "ImageInputs",
     "Inputs",
     "SpatialInputs",
     "exchangeable",
     "from_covariance",
     "from_data",
-    "images",
     "position_shape_of",
 ]
 
@@ -185,27 +185,14 @@ def _one(argument: str, correlation: float | None, gap: float | None) -> float:
     return 1.0 - real(argument, correlation, low=-1.0, high=1.0, remedy="a cosine")
 
 
-class _ArrayInputs:
-    """What inputs held as arrays share: equality and hash by content."""
-
-    def _content(self) -> tuple[bytes, ...]:
-        raise NotImplementedError
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._content() == other._content()  # type: ignore[attr-defined]
-
-    def __hash__(self) -> int:
-        return hash((type(self).__name__, self._content()))
-
-
 @dataclass(frozen=True, eq=False)
-class DataInputs(_ArrayInputs):
+class DataInputs(ArrayInputs):
     """A real batch; see ``from_data``."""
 
     features: FloatArray
 
     def __post_init__(self) -> None:
-        array = _numeric("features", self.features)
+        array = numeric("features", self.features)
         if array.ndim < 2 or array.size == 0:
             raise out_of_domain(
                 "features", array.shape, "an array of shape (B, d) with B, d >= 1", "use X[None, :]"
@@ -227,7 +214,7 @@ class DataInputs(_ArrayInputs):
                 "within 1e-140 to 1e140",
                 "rescale the data",
             )
-        object.__setattr__(self, "features", _frozen(array))
+        object.__setattr__(self, "features", frozen(array))
 
     def _content(self) -> tuple[bytes, ...]:
         return (repr(self.features.shape).encode(), self.features.tobytes())
@@ -245,12 +232,12 @@ class DataInputs(_ArrayInputs):
     @cached_property
     def second_moment(self) -> FloatArray:
         """Mean square of each sample's features, shape (B,)."""
-        return _frozen(np.mean(self.features**2, axis=1))
+        return frozen(np.mean(self.features**2, axis=1))
 
     @cached_property
     def feature_mean(self) -> FloatArray:
         """Mean over each sample's features, shape (B,)."""
-        return _frozen(np.mean(self.features, axis=1))
+        return frozen(np.mean(self.features, axis=1))
 
     @cached_property
     def gap(self) -> FloatArray:
@@ -260,12 +247,12 @@ class DataInputs(_ArrayInputs):
         for row, sample in enumerate(unit):
             difference = unit - sample
             gap[row] = 0.5 * np.einsum("bi,bi->b", difference, difference)
-        return _frozen(gap)
+        return frozen(gap)
 
     @cached_property
     def covariance(self) -> FloatArray:
         """X X' / d, shape (B, B)."""
-        return _frozen(self.features @ self.features.T / self.features.shape[1])
+        return frozen(self.features @ self.features.T / self.features.shape[1])
 
 
 def from_data(features: Any) -> DataInputs:
@@ -285,7 +272,7 @@ def from_data(features: Any) -> DataInputs:
 
 
 @dataclass(frozen=True, eq=False)
-class CovarianceInputs(_ArrayInputs):
+class CovarianceInputs(ArrayInputs):
     """A batch known by its second moments; see ``from_covariance``."""
 
     covariance: FloatArray
@@ -295,7 +282,7 @@ class CovarianceInputs(_ArrayInputs):
     def __post_init__(self) -> None:
         shape = position_shape(self.shape)
         object.__setattr__(self, "shape", shape)
-        matrix = _numeric("covariance", self.covariance)
+        matrix = numeric("covariance", self.covariance)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
             raise out_of_domain(
                 "covariance", matrix.shape, "a square array", "pass K of shape (B, B)"
@@ -318,7 +305,7 @@ class CovarianceInputs(_ArrayInputs):
             raise out_of_domain("covariance", "asymmetric", "symmetric", "pass (K + K.T) / 2")
         try:
             mean = np.broadcast_to(
-                _numeric("feature_mean", self.feature_mean), diagonal.shape
+                numeric("feature_mean", self.feature_mean), diagonal.shape
             ).copy()
         except ValueError:
             raise out_of_domain(
@@ -335,8 +322,8 @@ class CovarianceInputs(_ArrayInputs):
                 "positive semidefinite",
                 "check the covariance and feature_mean",
             )
-        object.__setattr__(self, "covariance", _frozen((matrix + matrix.T) / 2))
-        object.__setattr__(self, "feature_mean", _frozen(mean))
+        object.__setattr__(self, "covariance", frozen((matrix + matrix.T) / 2))
+        object.__setattr__(self, "feature_mean", frozen(mean))
 
     def _content(self) -> tuple[bytes, ...]:
         shape = repr(self.shape).encode()
@@ -355,7 +342,7 @@ class CovarianceInputs(_ArrayInputs):
     @cached_property
     def second_moment(self) -> FloatArray:
         """Diagonal of the covariance, shape (B,), with positions (B S,)."""
-        return _frozen(np.diagonal(self.covariance).copy())
+        return frozen(np.diagonal(self.covariance).copy())
 
     @cached_property
     def gap(self) -> FloatArray:
@@ -364,7 +351,7 @@ class CovarianceInputs(_ArrayInputs):
         scaled = self.covariance / np.outer(root, root)
         gap = np.clip(1.0 - scaled, 0.0, 2.0)
         np.fill_diagonal(gap, 0.0)
-        return _frozen(gap)
+        return frozen(gap)
 
 
 def from_covariance(
@@ -392,106 +379,6 @@ def from_covariance(
     return CovarianceInputs(covariance, feature_mean, position_shape(positions))
 
 
-@dataclass(frozen=True, eq=False)
-class ImageInputs(_ArrayInputs):
-    """A real batch with positions; see ``images``."""
-
-    features: FloatArray
-
-    def __post_init__(self) -> None:
-        array = _numeric("features", self.features)
-        if array.ndim not in (3, 4) or array.size == 0:
-            raise out_of_domain(
-                "features",
-                array.shape,
-                "an array of shape (B, channels, S) or (B, channels, H, W)",
-                "add an axis for the channels: X[:, None]",
-            )
-        zero = np.flatnonzero(~array.reshape(len(array), -1).any(axis=1))
-        if zero.size:
-            raise out_of_domain(
-                "features", f"sample {zero[0]} is zero", "non-zero samples", "drop it"
-            )
-        largest = float(np.abs(array).max())
-        if not 1e-140 < largest < 1e140:
-            raise out_of_domain(
-                "features", f"magnitude {largest:.3g}", "within 1e-140 to 1e140", "rescale the data"
-            )
-        object.__setattr__(self, "features", _frozen(array))
-
-    def _content(self) -> tuple[bytes, ...]:
-        return (repr(self.features.shape).encode(), self.features.tobytes())
-
-    @property
-    def batch(self) -> int:
-        """Number of samples."""
-        return int(self.features.shape[0])
-
-    @property
-    def channels(self) -> int:
-        """Channels of the data."""
-        return int(self.features.shape[1])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(S,) or (H, W)."""
-        return self.features.shape[2:]
-
-    @property
-    def positions(self) -> int:
-        """Positions per sample."""
-        return math.prod(self.shape)
-
-    @cached_property
-    def points(self) -> FloatArray:
-        """Channels of every (sample, position), samples outermost; shape (B S, channels)."""
-        batch, channels = self.features.shape[:2]
-        points = self.features.reshape(batch, channels, -1).transpose(0, 2, 1)
-        return _frozen(np.ascontiguousarray(points.reshape(-1, channels)))
-
-    @cached_property
-    def second_moment(self) -> FloatArray:
-        """Mean square over the channels of each (sample, position), shape (B S,); it may be 0."""
-        return _frozen(np.mean(self.points**2, axis=1))
-
-    @cached_property
-    def feature_mean(self) -> FloatArray:
-        """Mean over the channels of each (sample, position), shape (B S,)."""
-        return _frozen(np.mean(self.points, axis=1))
-
-    @cached_property
-    def gap(self) -> FloatArray:
-        """1 - cosine of every pair of points, (B S, B S); 1 where one of two is zero."""
-        norm = np.linalg.norm(self.points, axis=1, keepdims=True)
-        unit = np.divide(self.points, norm, out=np.zeros_like(self.points), where=norm > 0.0)
-        gap = np.zeros((len(unit),) * 2)
-        for row, point in enumerate(unit):
-            difference = unit - point
-            gap[row] = 0.5 * np.einsum("ic,ic->i", difference, difference)
-        none = norm[:, 0] == 0.0
-        gap[none], gap[:, none] = 1.0, 1.0
-        np.fill_diagonal(gap, 0.0)
-        return _frozen(gap)
-
-
-def images(features: Any) -> ImageInputs:
-    """Real images x^0: covariance over (sample, position), averaged over the channels, and means.
-
-    Pixels may be zero.  A simulation convolves the images as they are.
-
-    Parameters
-    ----------
-    features
-        Array of shape (B, channels, S) or (B, channels, H, W).
-
-    Raises
-    ------
-    SpecificationError
-        Not a finite real array of that shape, or a sample that is zero.
-    """
-    return ImageInputs(features)
-
-
 Inputs = ExchangeableInputs | SpatialInputs | DataInputs | CovarianceInputs | ImageInputs
 
 
@@ -500,23 +387,3 @@ def position_shape_of(inputs: Inputs) -> tuple[int, ...]:
     if isinstance(inputs, SpatialInputs | CovarianceInputs | ImageInputs):
         return inputs.shape
     return (1,)
-
-
-def _numeric(argument: str, value: Any) -> FloatArray:
-    try:
-        raw = np.asarray(value)
-        if raw.dtype.kind not in "biuf":
-            raise TypeError
-        array = raw.astype(np.float64)
-    except (TypeError, ValueError):
-        raise out_of_domain(argument, type(value).__name__, "a real array", "convert it") from None
-    if not np.isfinite(array).all():
-        raise out_of_domain(
-            argument, "an array with NaN or inf", "finite", "drop or impute those samples"
-        )
-    return array
-
-
-def _frozen(array: FloatArray) -> FloatArray:
-    array.flags.writeable = False
-    return array

@@ -19,11 +19,11 @@ import numpy as np
 
 from theory.errors import StoreError, out_of_domain
 from theory.specs.activations import Activation
+from theory.specs.images import ImageInputs
 from theory.specs.inputs import (
     CovarianceInputs,
     DataInputs,
     ExchangeableInputs,
-    ImageInputs,
     exchangeable,
     from_data,
 )

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import HypothesisError, out_of_domain
+from theory.specs.images import ImageInputs
 from theory.specs.inputs import (
     CovarianceInputs,
     DataInputs,
-    ImageInputs,
     Inputs,
     position_shape_of,
 )

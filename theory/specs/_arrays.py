@@ -1,0 +1,49 @@
+"""What inputs held as arrays share: equality and hash by content, checks, arrays that stay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theory.errors import out_of_domain
+
+__all__ = ["ArrayInputs", "frozen", "numeric"]
+
+FloatArray = NDArray[np.float64]
+
+
+class ArrayInputs:
+    """What inputs held as arrays share: equality and hash by content."""
+
+    def _content(self) -> tuple[bytes, ...]:
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._content() == other._content()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self).__name__, self._content()))
+
+
+def numeric(argument: str, value: Any) -> FloatArray:
+    """``value`` as a finite float64 array, else raise SpecificationError."""
+    try:
+        raw = np.asarray(value)
+        if raw.dtype.kind not in "biuf":
+            raise TypeError
+        array = raw.astype(np.float64)
+    except (TypeError, ValueError):
+        raise out_of_domain(argument, type(value).__name__, "a real array", "convert it") from None
+    if not np.isfinite(array).all():
+        raise out_of_domain(
+            argument, "an array with NaN or inf", "finite", "drop or impute those samples"
+        )
+    return array
+
+
+def frozen(array: FloatArray) -> FloatArray:
+    """Make ``array`` read-only."""
+    array.flags.writeable = False
+    return array
