@@ -65,7 +65,7 @@ def fixed_point(
     NumericalError
         A layer's second moment overflows.
     """
-    _require_feed_forward(network)
+    _require_alike(network, inputs)
     if positions != 1 or isinstance(inputs, SpatialInputs):
         return fixed_point_over_positions(network, inputs, batch, positions)
     layer_map, start = _prepare(network, inputs, batch)
@@ -88,21 +88,37 @@ def fixed_points(
 
     With positions: the one that iteration reaches.
     """
-    _require_feed_forward(network)
+    _require_alike(network, inputs)
     if positions != 1 or isinstance(inputs, SpatialInputs):
         return (fixed_point_over_positions(network, inputs, batch, positions),)
     layer_map, start = _prepare(network, inputs, batch)
     return tuple(layer_map.describe(gap) for gap in layer_map.roots(start.gap))
 
 
-def _require_feed_forward(network: Any) -> None:
-    """A residual stream does not settle: it grows."""
+def _require_alike(network: Any, inputs: Inputs | None) -> None:
+    """One layer over and over, on positions that stay alike; a residual stream grows instead."""
     if not isinstance(network, FeedForward):
         raise out_of_domain(
             "network",
             network,
             "a FeedForward network",
-            "a residual stream grows instead of settling: use predict",
+            "a residual stream grows instead of settling, and layers that differ have no map: use "
+            "predict",
+        )
+    if network.layer.moves_positions:
+        layer = network.layer
+        raise out_of_domain(
+            "padding, stride",
+            (layer.padding, layer.stride),
+            '"circular" and 1 for a fixed point of positions that are alike',
+            "use predict with many layers",
+        )
+    if inputs is not None and not isinstance(inputs, SpatialInputs) and inputs.positions > 1:
+        raise out_of_domain(
+            "inputs",
+            type(inputs).__name__,
+            "positions that are alike, or none",
+            "use exchangeable_from_data(X), or predict with many layers",
         )
 
 

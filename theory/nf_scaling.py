@@ -12,6 +12,7 @@ from theory.operators import bind_push
 from theory.program import Scale
 from theory.recursion import initial_state
 from theory.specs.compatibility import check
+from theory.specs.grids import needs_grid
 from theory.specs.inputs import Inputs
 from theory.specs.residual import Residual
 
@@ -53,7 +54,11 @@ def nf_scaled(network: Residual, inputs: Inputs) -> Residual:
     if reason is not None:
         raise HypothesisError(f"{reason}: no scale is predicted for it; choose another order")
     template = dataclasses.replace(network, scales=(1.0,) * network.depth)
-    state, scales, kept = initial_state(inputs), [], list[object]()
+    state, scales, kept = (
+        initial_state(inputs, grid=needs_grid(network, inputs)),
+        [],
+        list[object](),
+    )
     for op in schedule(template).ops:
         if isinstance(op, Scale):
             scales.append(math.exp(-0.5 * _log_second_moment(state)))

@@ -389,6 +389,19 @@ def test_what_does_not_fit_the_positions():
         th.predict(centered, still)
 
 
+def test_fixed_points_are_of_positions_that_are_alike():
+    padded = th.FeedForward(th.Layer(norm=th.batch_norm(), kernel=3, padding="zero"), depth=2)
+    with pytest.raises(SpecificationError, match=r'padding, stride = .*"circular" and 1'):
+        th.fixed_point(padded, batch=4, positions=16)
+    circular = dataclasses.replace(padded, layer=th.Layer(norm=th.batch_norm(), kernel=3))
+    with pytest.raises(
+        SpecificationError, match=r"inputs = 'ImageInputs' .*exchangeable_from_data"
+    ):
+        th.fixed_point(circular, th.images(draw(1, 3, 1, 4, 4)))
+    with pytest.raises(SpecificationError, match=r"a FeedForward network"):
+        th.fixed_point(th.Sequential((th.Layer(),)), batch=4)
+
+
 def test_routes_say_why_not():
     block = Grid(Full(np.ones(8), 1.0 - np.eye(8), np.zeros(8)), (4,)).block()
     wide = NormAct(th.group_norm(5000), th.relu)

@@ -17,7 +17,8 @@ HEAVY = ("sympy", "matplotlib", "pandas", "numba", "dask", "torch", "hypothesis"
 SHARED = ("theory.specs", "theory.program", "theory.errors", "theory.provenance", "theory.zoo")
 # The modules that compare with predictions, or draw them.
 BRIDGES = {
-    "claims", "comparison", "console", "coverage", "figures", "gallery", "predict", "report", "simulate",
+    "claims", "comparison", "console", "coverage", "figures", "gallery", "padding_figure", "predict",
+    "report", "simulate",
     "table", "tables", "verdicts", "verify",
 }  # fmt: skip
 # Third party first, then our own: the state and route protocols import no montecarlo.
