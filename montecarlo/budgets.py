@@ -62,8 +62,9 @@ class Budget:
     through normalized rows need explicit weights (``direct``), and those of heavy-tailed pools very wide
     networks (``heavy``; None leaves them out), whose number is fixed beforehand: values this skewed
     make a pilot's variance depend on its mean.
-    Convolutions on a ``ring`` of 16 and on a ``torus`` of 64 positions cost many times more; None
-    leaves them out.  ``tightening`` multiplies every margin.
+    Convolutions on a ``ring`` of 16 and on a ``torus`` of 64 positions cost many times more, with
+    explicit weights (``ring_rows``, ``torus_rows``) above all; None leaves them out.  ``tightening``
+    multiplies every margin.
     """
 
     name: str
@@ -72,7 +73,9 @@ class Budget:
     direct: Grid
     heavy: Grid | None
     ring: Grid | None = None
+    ring_rows: Grid | None = None
     torus: Grid | None = None
+    torus_rows: Grid | None = None
     tightening: float = 1.0
 
 
@@ -130,9 +133,12 @@ DEFAULT = Budget(
         depth=12,
         forward=(2, 6, 12),
         backward=(1, 6),
-        widths=(240, 480, 960),
-        pilot=48,
-        largest=600,
+        widths=(240, 960, 3840),
+        pilot=24,
+        largest=200,
+    ),
+    ring_rows=Grid(
+        depth=12, forward=(), backward=(1, 6), widths=(240, 480, 960), pilot=48, largest=200
     ),
 )
 LONG = replace(
@@ -146,9 +152,12 @@ LONG = replace(
         depth=24,
         forward=(2, 6, 12, 24),
         backward=(1, 8, 16),
-        widths=(480, 960, 1920),
-        pilot=64,
-        largest=600,
+        widths=(480, 1920, 7680),
+        pilot=24,
+        largest=300,
+    ),
+    ring_rows=Grid(
+        depth=24, forward=(), backward=(1, 8, 16), widths=(480, 960, 1920), pilot=48, largest=200
     ),
     torus=Grid(
         depth=24,
@@ -157,6 +166,9 @@ LONG = replace(
         widths=(480, 960, 1920),
         pilot=24,
         largest=96,
+    ),
+    torus_rows=Grid(
+        depth=24, forward=(), backward=(1, 8, 16), widths=(480, 720, 960), pilot=24, largest=96
     ),
     tightening=0.5,
 )
