@@ -39,6 +39,7 @@ class InputChoice(StrEnum):
     synthetic = "synthetic"
     ring = "ring"
     torus = "torus"
+    residual = "residual"
     all = "all"
 
 

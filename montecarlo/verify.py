@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from montecarlo.budgets import Budget
-from montecarlo.claims import Case, Part, Theory, cases, theory_of
+from montecarlo.case import Case, Part
+from montecarlo.claims import Theory, cases, theory_of
 from montecarlo.collect import Resources, collect
 from montecarlo.controls import ControlRow, control_row
 from montecarlo.ensemble import plan
@@ -37,7 +38,7 @@ from montecarlo.verdicts import (
 from theory.errors import NormcompassError, out_of_domain
 from theory.specs._check import integer
 from theory.specs.inputs import Inputs
-from theory.specs.networks import FeedForward
+from theory.specs.networks import Network
 
 __all__ = ["Run", "affordable", "run", "select", "step_count"]
 
@@ -253,6 +254,7 @@ def quantities_of(part: Part, table: FloatArray) -> FloatArray:
             "gap": np.log(observed["gap"]),
             "stable_rank": np.log(observed["stable_rank"]),
             "gradient": observed["log_gradient_ratio"],
+            "gradient_total": observed["log_gradient_ratio"],
         }
     return np.stack([scales[name] for name in part.quantities])
 
@@ -263,16 +265,16 @@ _Prediction = tuple[str, str, int]
 
 def _wanted(
     chosen: Sequence[Case], budget: Budget, controls: bool
-) -> dict[_Prediction, tuple[FeedForward, Inputs]]:
+) -> dict[_Prediction, tuple[Network, Inputs]]:
     """What to predict."""
     wanted = {}
     for case in chosen:
-        layers = {"": case.layer}
-        layers |= {control.name: control.layer for control in (case.controls if controls else ())}
         for part in case.parts(budget):
             depth = part.grid.depth
-            for name, layer in layers.items():
-                wanted[case.id, name, depth] = (FeedForward(layer, depth=depth), case.inputs)
+            wanted[case.id, "", depth] = (case.network(depth), case.inputs)
+            for control in case.controls if controls else ():
+                wrong = control.network(depth, case.inputs)
+                wanted[case.id, control.name, depth] = (wrong, case.inputs)
     return wanted
 
 
@@ -289,7 +291,7 @@ def _predict_all(
     return found
 
 
-def _predict(job: tuple[str, FeedForward, Inputs]) -> Theory:
+def _predict(job: tuple[str, Network, Inputs]) -> Theory:
     case, network, inputs = job
     try:
         return theory_of(network, inputs)

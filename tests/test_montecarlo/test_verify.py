@@ -21,7 +21,8 @@ import montecarlo
 import theory
 from montecarlo import report, verify
 from montecarlo.budgets import BUDGETS, DEFAULT, LONG, QUICK, Budget, Grid
-from montecarlo.claims import Control, cases, theory_of
+from montecarlo.case import Control
+from montecarlo.claims import cases, theory_of
 from montecarlo.cli import main
 from montecarlo.margins import ALPHA, QUANTITIES
 from montecarlo.verdicts import _verdict, checks_of, networks_wanted
