@@ -69,6 +69,8 @@ class ResidualGrids:
         In place of ``blocks`` for the orders that are meant for great depth.
     essential
         Only the cases marked essential.
+    ranks
+        Compare stable ranks too.
     """
 
     blocks: Grid
@@ -76,6 +78,7 @@ class ResidualGrids:
     positions: Grid | None = None
     deep: Grid | None = None
     essential: bool = False
+    ranks: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,8 +176,8 @@ DEFAULT = Budget(
     ),
     residual=ResidualGrids(
         blocks=Grid(
-            depth=16,
-            forward=(1, 4, 16),
+            depth=12,
+            forward=(1, 4, 12),
             backward=(1, 4),
             widths=(408, 1632, 6528),
             pilot=64,
@@ -254,6 +257,7 @@ LONG = replace(
             pilot=48,
             largest=600,
         ),
+        ranks=True,
     ),
     tightening=0.5,
 )

@@ -1,8 +1,8 @@
 """Quantities that ``normcompass verify`` compares, each with its margin; and the run's error rates.
 
 Margins belong to the quantity and were fixed before results were looked at: 1 % of a rate per layer,
-1 % of second moments and of the stable rank, 0.01 on the similarity, 5 % of 1 - s down to layer 10, 2 % of
-a squared gradient ratio that is no power of the depth's exponential.
+1 % of second moments and of the stable rank, 0.01 on the similarity, 5 % of 1 - s down to layer 10, 5 % of
+a squared gradient ratio that grows less than exponentially.
 A budget may tighten all of them by one factor.
 """
 
@@ -119,9 +119,9 @@ QUANTITIES: Mapping[str, Quantity] = MappingProxyType(
             Quantity(
                 name="gradient_total",
                 label="log gradient growth",
-                margin=0.02,
+                margin=0.05,
                 reason="log(‖g^l‖²/‖g^L‖²) of residual networks whose gradients grow as a power of depth "
-                "or stay bounded: relative error of the whole ratio",
+                "or stay bounded: relative error of the whole ratio; over 16 blocks 0.02 on the exponent",
             ),
         )
     }

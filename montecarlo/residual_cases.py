@@ -75,7 +75,8 @@ class ResidualCase(Case):
         if grids is None or (grids.essential and not self.essential):
             return ()
         scale, gradient = ("growth", "gradient") if self.exponential else _TOTALS
-        signals = (scale, "similarity", "gap", "stable_rank")
+        # Of an exchangeable batch the similarity decides the stable rank; its width correction is its own.
+        signals = (scale, "similarity", "gap", *(("stable_rank",) if grids.ranks else ()))
         if self.given.positions > 1:
             grid = grids.positions
             return (self._part("network", grid, (*signals, gradient)),) if grid else ()
@@ -128,13 +129,13 @@ _SAMPLES = exchangeable(batch=8, correlation=0.3)
 # A raw numerator over a std of the batch: its squared gradient has a variance only for B >= 10.
 _MORE = exchangeable(batch=16, correlation=0.3)
 _POSITIONS = exchangeable(
-    batch=4, correlation=0.3, positions=16, position_correlation=0.5
+    batch=4, correlation=0.1, positions=16, position_correlation=0.2
 )  # fmt: skip
 
 _PLAIN, _BN, _LN, _VN = zoo["plain"], zoo["BN"], zoo["LN"], zoo["VN"]
 _WN, _SWS, _GN6 = zoo["WN"], zoo["SWS"], Layer(norm=group_norm(6))
-_IN, _FRN = (Layer(norm=n, kernel=3) for n in (instance_norm(), filter_response_norm()))
-_BN_RING, _GN2 = Layer(norm=_BN.norm, kernel=3), Layer(norm=group_norm(2), kernel=3)
+_IN, _FRN = (Layer(norm=n, kernel=1) for n in (instance_norm(), filter_response_norm()))
+_BN_RING, _GN2 = Layer(norm=_BN.norm, kernel=1), Layer(norm=group_norm(2), kernel=1)
 _SILU, _LINEAR_VN = Layer(activation=silu), Layer(norm=variance_norm(), activation=identity)
 
 
