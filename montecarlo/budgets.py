@@ -67,8 +67,8 @@ class ResidualGrids:
         Convolutions on a ring of 16 positions; None leaves them out.
     deep
         In place of ``blocks`` for the orders that are meant for great depth.
-    essential
-        Only the cases marked essential.
+    effort
+        Cases of at most this effort, 0, 1 or 2, are simulated.
     ranks
         Compare stable ranks too.
     """
@@ -77,7 +77,7 @@ class ResidualGrids:
     rows: Grid | None = None
     positions: Grid | None = None
     deep: Grid | None = None
-    essential: bool = False
+    effort: int
     ranks: bool = False
 
 
@@ -134,7 +134,7 @@ QUICK = Budget(
             pilot=64,
             largest=2000,
         ),
-        essential=True,
+        effort=0,
     ),
 )
 DEFAULT = Budget(
@@ -195,10 +195,11 @@ DEFAULT = Budget(
             depth=6,
             forward=(2, 6),
             backward=(1,),
-            widths=(144, 288, 576),
-            pilot=48,
+            widths=(288, 1152, 4608),
+            pilot=32,
             largest=400,
         ),
+        effort=1,
     ),
 )
 LONG = replace(
@@ -257,6 +258,7 @@ LONG = replace(
             pilot=48,
             largest=600,
         ),
+        effort=2,
         ranks=True,
     ),
     tightening=0.5,

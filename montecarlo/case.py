@@ -17,7 +17,7 @@ from theory.regimes import pool_rank
 from theory.specs.inputs import Inputs, exchangeable, from_covariance, from_data
 from theory.specs.networks import FeedForward, Layer, Network
 
-__all__ = ["INPUTS", "Architecture", "Case", "Control", "InputKind", "Part"]
+__all__ = ["INPUTS", "Architecture", "Case", "Control", "InputKind", "Part", "ResidualCase"]
 
 InputKind = Literal["synthetic", "digits", "ring", "torus", "residual"]
 INPUTS: tuple[InputKind, ...] = ("synthetic", "digits", "ring", "torus", "residual")
@@ -172,3 +172,63 @@ class Case:
         )
         backward = any(QUANTITIES[name].backward for name in names)
         return Part(name=name, grid=grid, quantities=names, backward=backward, tests=tests)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualCase(Case):
+    """One residual network.
+
+    Attributes
+    ----------
+    architecture
+        Makes the network of a depth.
+    given
+        Its inputs.
+    exponential
+        Whether rates per block are compared instead of totals.
+    deep
+        Whether its order is meant for great depth, where the budget has networks for that.
+    effort
+        The least effort of a budget that simulates it: 0, 1 or 2.
+    """
+
+    architecture: Architecture
+    given: Inputs
+    exponential: bool = False
+    deep: bool = False
+    effort: int = 1
+
+    @property
+    def inputs(self) -> Inputs:
+        """The batch."""
+        return self.given
+
+    def network(self, depth: int) -> Network:
+        """The network of this depth."""
+        return self.architecture(self.layer, depth, self.given)
+
+    @property
+    def stationary(self) -> bool:
+        """Whether E[x^2] is compared itself, at any block."""
+        return not self.exponential
+
+    def parts(self, budget: Budget) -> tuple[Part, ...]:
+        """Signals and gradients together, unless gradients need explicit weights."""
+        grids = budget.residual
+        if grids is None or self.effort > grids.effort:
+            return ()
+        scale, gradient = "second_moment", "gradient_total"
+        if self.exponential:
+            scale, gradient = "growth", "gradient"
+        # Of an exchangeable batch the similarity decides the stable rank; its width correction is its own.
+        signals = (scale, "similarity", "gap", *(("stable_rank",) if grids.ranks else ()))
+        if self.given.positions > 1:
+            grid = grids.positions
+            return (self._part("network", grid, (*signals, gradient)),) if grid else ()
+        grid = grids.deep if self.deep and grids.deep else grids.blocks
+        if not self.layer.weights.normalized:
+            return (self._part("network", grid, (*signals, gradient)),)
+        parts = [self._part("signals", grid, signals)]
+        if grids.rows is not None:
+            parts.append(self._part("gradients", grids.rows, (gradient,)))
+        return tuple(parts)

@@ -31,6 +31,7 @@ _INPUT_STYLES = {
     "digits": ("#D55E00", "--", "s"),
     "ring": ("#009E73", "-.", "^"),
     "torus": ("#CC79A7", ":", "D"),
+    "residual": ("#56B4E9", "-", "v"),
 }
 _MARKERS = "os^Dv"
 # The same numbers with another margin.
@@ -238,7 +239,7 @@ def _title(name: str) -> str:
 
 
 def _integer_ticks(ax: Any, run: Run) -> None:
-    depth = run.budget.wide.depth
+    depth = max(len(curve.theory) for curve in run.curves.values())
     ax.set_xticks(range(1, depth + 1, max(1, depth // 6)))
 
 

@@ -7,11 +7,11 @@ first block makes x^0 Gaussian.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
-from montecarlo.budgets import Budget
-from montecarlo.case import Architecture, Case, Control, Part
+from montecarlo.case import Architecture, Control, ResidualCase
 from theory.nf_scaling import nf_scaled
 from theory.specs.activations import identity, silu
 from theory.specs.inputs import Inputs, exchangeable
@@ -26,70 +26,9 @@ from theory.specs.residual import Order, Residual, fixup
 from theory.specs.weights import gaussian
 from theory.zoo import zoo
 
-__all__ = ["CASES", "ResidualCase"]
+__all__ = ["CASES", "FAMILIES"]
 
 _STEM = gaussian(weight_variance=1.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResidualCase(Case):
-    """One residual network.
-
-    Attributes
-    ----------
-    architecture
-        Makes the network of a depth.
-    given
-        Its inputs.
-    exponential
-        Whether rates per block are compared instead of totals.
-    deep
-        Whether its order is meant for great depth, where the budget has networks for that.
-    essential
-        Whether it is simulated in the smallest budget too.
-    """
-
-    architecture: Architecture
-    given: Inputs
-    exponential: bool = False
-    deep: bool = False
-    essential: bool = False
-
-    @property
-    def inputs(self) -> Inputs:
-        """The batch."""
-        return self.given
-
-    def network(self, depth: int) -> Network:
-        """The network of this depth."""
-        return self.architecture(self.layer, depth, self.given)
-
-    @property
-    def stationary(self) -> bool:
-        """Whether E[x^2] is compared itself, at any block."""
-        return not self.exponential
-
-    def parts(self, budget: Budget) -> tuple[Part, ...]:
-        """Signals and gradients together, unless gradients need explicit weights."""
-        grids = budget.residual
-        if grids is None or (grids.essential and not self.essential):
-            return ()
-        scale, gradient = ("growth", "gradient") if self.exponential else _TOTALS
-        # Of an exchangeable batch the similarity decides the stable rank; its width correction is its own.
-        signals = (scale, "similarity", "gap", *(("stable_rank",) if grids.ranks else ()))
-        if self.given.positions > 1:
-            grid = grids.positions
-            return (self._part("network", grid, (*signals, gradient)),) if grid else ()
-        grid = grids.deep if self.deep and grids.deep else grids.blocks
-        if not self.layer.weights.normalized:
-            return (self._part("network", grid, (*signals, gradient)),)
-        parts = [self._part("signals", grid, signals)]
-        if grids.rows is not None:
-            parts.append(self._part("gradients", grids.rows, (gradient,)))
-        return tuple(parts)
-
-
-_TOTALS = ("second_moment", "gradient_total")
 
 
 def _blocks(order: Order = "pre_activation", **options: Any) -> Architecture:
@@ -163,14 +102,14 @@ def _case(
 
 _BLIND = "every block would multiply squared gradients by λ"
 
-CASES: tuple[ResidualCase, ...] = (
+_NORMALIZERS = (
     _case(
         "BN, pre-activation",
         "q_l = q₀ + l; gradients grow as a power of depth, L^1.788 (B = 8), not as λ^L.",
         _BN,
         _without_skip(_BN, _BLIND, "gradient_total"),
         _wrong("LN for BN", "forgets that the pool is a batch", _LN),
-        essential=True,
+        effort=0,
     ),
     _case(
         "LN, pre-activation",
@@ -178,13 +117,14 @@ CASES: tuple[ResidualCase, ...] = (
         _LN,
         _wrong("plain for LN", "forgets the normalizer: q doubles", _PLAIN),
         _without_skip(_LN, "gradients would keep their size", "gradient_total"),
-        essential=True,
+        effort=0,
     ),
     _case(
         "RMSNorm, pre-activation",
         "As LN.",
         zoo["RMSNorm"],
         _wrong("GN(6) for RMSNorm", "takes the pool to be finite", _GN6),
+        effort=2,
     ),
     _case(
         "GN(6), pre-activation",
@@ -201,7 +141,7 @@ CASES: tuple[ResidualCase, ...] = (
     ),
     _case(
         "IN, pre-activation",
-        "Over 16 positions; q_l = q₀ + l, gradients by InstanceNorm's λ.",
+        "Over 16 positions; q_l = q₀ + l, and gradients grow as a power set by InstanceNorm's λ.",
         _IN,
         _wrong("GN(2) for IN", "pools a second channel", _GN2),
         given=_POSITIONS,
@@ -212,13 +152,15 @@ CASES: tuple[ResidualCase, ...] = (
         _FRN,
         _wrong("IN for FRN", "subtracts the mean", _IN),
         given=_POSITIONS,
+        effort=2,
     ),
     _case(
-        "BN over positions, pre-activation",
+        "BN, pre-activation over positions",
         "Over 4 samples and 16 positions; q_l = q₀ + l.",
         _BN_RING,
         _wrong("IN for BN", "pools the positions of one sample only", _IN),
         given=_POSITIONS,
+        effort=2,
     ),
     _case(
         "VN, pre-activation",
@@ -240,7 +182,10 @@ CASES: tuple[ResidualCase, ...] = (
         _wrong("VN for EvoNorm-B0", "forgets the maximum in the denominator", _LINEAR_VN),
         given=_MORE,
         deepest=8,
+        effort=2,
     ),
+)
+_UNNORMALIZED = (
     _case(
         "plain, pre-activation",
         "Exponential: q and squared gradients double in every block.",
@@ -248,7 +193,7 @@ CASES: tuple[ResidualCase, ...] = (
         _wrong("LN for plain", "takes branches to be normalized", _LN),
         _without_skip(_PLAIN, "q would stay", "growth"),
         exponential=True,
-        essential=True,
+        effort=0,
     ),
     _case(
         "WN, pre-activation",
@@ -264,13 +209,8 @@ CASES: tuple[ResidualCase, ...] = (
         _wrong("plain for SWS", "forgets to center the rows", _PLAIN),
         exponential=True,
     ),
-    _case(
-        "BN, pre-activation, 2 maps",
-        "A second map multiplies λ once more: q_l = q₀ + l, gradients as a higher power.",
-        _BN,
-        _wrong("one map", "forgets the second map of a branch", _BN),
-        architecture=_blocks(maps=2),
-    ),
+)
+_REMEDIES = (
     _case(
         "plain, SkipInit",
         "β = 0: nothing grows.",
@@ -292,7 +232,7 @@ CASES: tuple[ResidualCase, ...] = (
         _PLAIN,
         _wrong("β = 1", "forgets β = 1/√L", _PLAIN),
         architecture=_blocks(branch="1/sqrt(L)"),
-        essential=True,
+        effort=0,
     ),
     _case(
         "SWS, 1/√L",
@@ -329,12 +269,22 @@ CASES: tuple[ResidualCase, ...] = (
         _wrong("plain, NF scaling", "forgets to center the rows", _PLAIN, _nf_scaled),
         architecture=_nf_scaled,
     ),
+)
+_ORDERS = (
+    _case(
+        "BN, pre-activation, 2 maps",
+        "A second map multiplies λ once more: q_l = q₀ + l, gradients as a higher power.",
+        _BN,
+        _wrong("one map", "forgets the second map of a branch", _BN),
+        architecture=_blocks(maps=2),
+    ),
     _case(
         "LN, pre-norm",
         "x + W₂ φ(W₁ N(x)): q_l = q₀ + 2 l, gradients as L.",
         _LN,
         _wrong("slope 1", "takes branches to add 1", _LN, _blocks("branch_end_norm")),
         architecture=_blocks("pre_norm"),
+        effort=2,
     ),
     _case(
         "LN, branch-end norm",
@@ -343,7 +293,6 @@ CASES: tuple[ResidualCase, ...] = (
         _wrong("pre-norm", "takes branches to add σ_w² E[φ²] = 2", _LN, _blocks("pre_norm")),
         architecture=_blocks("branch_end_norm"),
         deep=True,
-        essential=True,
     ),
     _case(
         "BN, branch-end norm",
@@ -377,6 +326,15 @@ CASES: tuple[ResidualCase, ...] = (
         deep=True,
     ),
     _case(
+        "LN, post-activation",
+        "relu(x + N(W x)): every channel is a random walk reflected at 0, by Spitzer's identity E[x²] → l; "
+        "gradients grow as L^0.209 only.",
+        _LN,
+        _wrong("Gaussian stream", "forgets that the sum is reflected", _LN),
+        architecture=_blocks("post_activation"),
+        deep=True,
+    ),
+    _case(
         "LN, activation before addition",
         "x + φ(N(W x)): means add up, q_l ~ l²/2π, and 1 − s falls as l⁻².",
         _LN,
@@ -391,3 +349,13 @@ CASES: tuple[ResidualCase, ...] = (
         architecture=_blocks("activation_before_addition"),
     ),
 )
+
+FAMILIES: Mapping[str, tuple[ResidualCase, ...]] = MappingProxyType(
+    {
+        "pre-activation, branches normalized": _NORMALIZERS,
+        "pre-activation, branches not normalized": _UNNORMALIZED,
+        "remedies": _REMEDIES,
+        "other orders, two maps": _ORDERS,
+    }
+)
+CASES = tuple(case for family in FAMILIES.values() for case in family)
