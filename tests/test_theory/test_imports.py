@@ -18,7 +18,7 @@ SHARED = ("theory.specs", "theory.program", "theory.errors", "theory.provenance"
 # The modules that compare with predictions, or draw them.
 BRIDGES = {
     "case", "claims", "comparison", "console", "figures", "gallery", "predict", "report",
-    "residual_cases", "simulate", "table", "tables", "verdicts", "verify",
+    "residual_cases", "residual_figures", "simulate", "table", "tables", "verdicts", "verify",
 }  # fmt: skip
 # Third party first, then our own: the state and route protocols import no montecarlo.
 ROOTS = {"theory": Path(theory.__file__).parent, "montecarlo": Path(montecarlo.__file__).parent}
