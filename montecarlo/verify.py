@@ -212,14 +212,17 @@ def _simulate(
     resources = Resources(workers=workers)
     try:
         experiments = [experiment_of(case, part, width, seed) for width in part.grid.widths]
+        names = experiments[0].observables
         pilot = [(experiment, part.grid.pilot) for experiment in experiments]
         tables, _ = collect(pilot, resources)
-        curves = curves_of(case, part, theory, [quantities_of(part, table) for table in tables])
+        values = [quantities_of(part, table, names=names) for table in tables]
+        curves = curves_of(case, part, theory, values)
         wanted = networks_wanted(tests, curves, part, level=level)
         if wanted > part.grid.pilot:
             everything = [(experiment, wanted) for experiment in experiments]
             tables, _ = collect(everything, resources, begun=tables)
-            curves = curves_of(case, part, theory, [quantities_of(part, table) for table in tables])
+            values = [quantities_of(part, table, names=names) for table in tables]
+            curves = curves_of(case, part, theory, values)
     except NormcompassError as error:
         error.add_note(f"while simulating {case.id}")
         raise
@@ -242,9 +245,11 @@ def experiment_of(case: Case, part: Part, width: int, seed: int) -> Experiment:
     return experiment
 
 
-def quantities_of(part: Part, table: FloatArray) -> FloatArray:
+def quantities_of(
+    part: Part, table: FloatArray, *, names: Sequence[str] = OBSERVABLES
+) -> FloatArray:
     """(networks, observables, depth) -> (quantities, networks, depth), on the scales compared."""
-    observed = dict(zip(OBSERVABLES, np.moveaxis(table, 1, 0), strict=True))
+    observed = dict(zip(names, np.moveaxis(table, 1, 0), strict=True))
     # A dead network makes its means infinite, and the verdict INCONCLUSIVE.
     with np.errstate(divide="ignore", invalid="ignore"):
         scales = {
