@@ -90,8 +90,9 @@ class Budget:
     through normalized rows need explicit weights (``direct``), and those of heavy-tailed pools very wide
     networks (``heavy``; None leaves them out), whose number is fixed beforehand: values this skewed
     make a pilot's variance depend on its mean.
-    Convolutions on a ``ring`` of 16 and on a ``torus`` of 64 positions cost many times more; None
-    leaves them out, as it does ``residual`` networks.  ``tightening`` multiplies every margin.
+    Convolutions on a ``ring`` of 16 and on a ``torus`` of 64 positions cost many times more, with
+    explicit weights (``ring_rows``, ``torus_rows``) above all; None leaves them out, as it does
+    ``residual`` networks.  ``tightening`` multiplies every margin.
     """
 
     name: str
@@ -100,7 +101,9 @@ class Budget:
     direct: Grid
     heavy: Grid | None
     ring: Grid | None = None
+    ring_rows: Grid | None = None
     torus: Grid | None = None
+    torus_rows: Grid | None = None
     residual: ResidualGrids | None = None
     tightening: float = 1.0
 
@@ -170,9 +173,12 @@ DEFAULT = Budget(
         depth=12,
         forward=(2, 6, 12),
         backward=(1, 6),
-        widths=(240, 480, 960),
-        pilot=48,
-        largest=600,
+        widths=(240, 960, 3840),
+        pilot=24,
+        largest=200,
+    ),
+    ring_rows=Grid(
+        depth=12, forward=(), backward=(1, 6), widths=(240, 480, 960), pilot=48, largest=200
     ),
     residual=ResidualGrids(
         blocks=Grid(
@@ -213,17 +219,23 @@ LONG = replace(
         depth=24,
         forward=(2, 6, 12, 24),
         backward=(1, 8, 16),
-        widths=(480, 960, 1920),
-        pilot=64,
-        largest=600,
+        widths=(480, 1920, 7680),
+        pilot=24,
+        largest=300,
+    ),
+    ring_rows=Grid(
+        depth=24, forward=(), backward=(1, 8, 16), widths=(480, 960, 1920), pilot=48, largest=200
     ),
     torus=Grid(
         depth=24,
         forward=(2, 6, 12, 24),
         backward=(1, 8, 16),
-        widths=(480, 576, 720),
+        widths=(480, 960, 1920),
         pilot=24,
         largest=96,
+    ),
+    torus_rows=Grid(
+        depth=24, forward=(), backward=(1, 8, 16), widths=(480, 720, 960), pilot=24, largest=96
     ),
     residual=ResidualGrids(
         blocks=Grid(

@@ -145,8 +145,7 @@ class Case:
         scale = "second_moment" if self.stationary else "growth"
         signals = (scale, "similarity", "gap", "stable_rank")
         if self.kind in spatial_cases.SHAPES:
-            over = budget.ring if self.kind == "ring" else budget.torus
-            return (self._part("network", over, (*signals, "gradient")),) if over else ()
+            return self._over_positions(budget, signals)
         parts = []
         if not self.stationary:
             parts.append(self._part("first layers", budget.first, ("second_moment",)))
@@ -160,6 +159,19 @@ class Case:
         if grid is not None:
             parts.append(self._part("gradients", grid, ("gradient",)))
         return tuple(parts)
+
+    def _over_positions(self, budget: Budget, signals: tuple[str, ...]) -> tuple[Part, ...]:
+        ring = self.kind == "ring"
+        over = budget.ring if ring else budget.torus
+        rows = budget.ring_rows if ring else budget.torus_rows
+        if over is None:
+            return ()
+        # As at one position; the first layers themselves are compared there.
+        beyond = 0 if self.stationary else budget.first.depth
+        if not self.layer.weights.normalized:
+            return (self._part("network", over, (*signals, "gradient"), beyond=beyond),)
+        parts = (self._part("signals", over, signals, beyond=beyond),)
+        return (*parts, self._part("gradients", rows, ("gradient",))) if rows else parts
 
     def _part(self, name: str, grid: Grid, names: tuple[str, ...], *, beyond: int = 0) -> Part:
         """``beyond``: the last layer whose second moment is compared itself."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from montecarlo.budgets import Budget
 from montecarlo.case import Case, Part
 from montecarlo.claims import Theory, cases, theory_of
-from montecarlo.collect import Resources, collect
+from montecarlo.collect import Resources, collect, opened
 from montecarlo.controls import ControlRow, control_row
 from montecarlo.ensemble import plan
 from montecarlo.execution import execute, worker_count
@@ -39,6 +41,9 @@ from theory.errors import NormcompassError, out_of_domain
 from theory.specs._check import integer
 from theory.specs.inputs import Inputs
 from theory.specs.networks import Network
+
+if TYPE_CHECKING:
+    from montecarlo.store import Store
 
 __all__ = ["Run", "affordable", "run", "select", "step_count"]
 
@@ -114,6 +119,7 @@ def run(
     seed: int = 0,
     workers: int | None = None,
     alpha: float = ALPHA,
+    store: str | Path | Store | None = None,
     advance: Advance | None = None,
 ) -> Run:
     """Simulate and judge the chosen cases.
@@ -134,6 +140,8 @@ def run(
         Processes; None uses all cores.  The result does not depend on it.
     alpha
         Family-wise error.
+    store
+        Keeps every network, so that an interrupted or repeated run starts from them; see ``simulate``.
     advance
         Called with the id of a case after each of its predictions and parts; see ``step_count``.
 
@@ -149,13 +157,15 @@ def run(
     tests, skipped = checks_of(chosen, budget, theories)
     level = alpha / max(len(tests), 1)
     curves: dict[tuple[str, str], Curve] = {}
-    for case in chosen:
-        for part in case.parts(budget):
-            mine = [test for test in tests if test.case is case and test.part == part]
-            theory = theories[case.id, "", part.grid.depth]
-            found = _simulate(case, part, theory, mine, level=level, seed=seed, workers=workers)
-            curves |= {(case.id, name): curve for name, curve in found.items()}
-            report(case.id)
+    with opened(store) as networks:
+        resources = Resources(workers=workers, store=networks)
+        for case in chosen:
+            for part in case.parts(budget):
+                mine = [test for test in tests if test.case is case and test.part == part]
+                theory = theories[case.id, "", part.grid.depth]
+                found = _simulate(case, part, theory, mine, resources, level=level, seed=seed)
+                curves |= {(case.id, name): curve for name, curve in found.items()}
+                report(case.id)
     rows = judge(tests, theories, curves, alpha=alpha)
     judged = [
         control_row(case, control, tests, rows, theories, curves, level=level)
@@ -203,13 +213,12 @@ def _simulate(
     part: Part,
     theory: Theory,
     tests: Sequence[Check],
+    resources: Resources,
     *,
     level: float,
     seed: int,
-    workers: int,
 ) -> dict[str, Curve]:
     """Both stages of one part."""
-    resources = Resources(workers=workers)
     try:
         experiments = [experiment_of(case, part, width, seed) for width in part.grid.widths]
         names = experiments[0].observables

@@ -144,10 +144,11 @@ class _Branch:
         """Gap of a sum of branches, where the branch at that gap has the same one."""
         gap = 0.5
         for _ in range(200):
-            new = self.output(FAR, gap).gap
-            if abs(new - gap) < 1e-13:
-                return new
-            gap = new
+            state = self.output(FAR, gap)
+            # Relative: a gap that vanishes has no limit.
+            if abs(state.gap - gap) <= max(1e-12, state.gap_error) * gap:
+                return state.gap
+            gap = state.gap
         raise HypothesisError(
             "samples collapse without a limit that a normalizer over samples needs"
         )

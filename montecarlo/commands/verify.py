@@ -46,6 +46,14 @@ def verify(
     ] = False,
     seed: SEED = 0,
     workers: WORKERS = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            "--store",
+            metavar="FILE",
+            help="SQLite file that keeps every network: the next run starts from them.",
+        ),
+    ] = None,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="NAME", help="Only this case; repeatable.")
     ] = None,
@@ -78,16 +86,23 @@ def verify(
     chosen = verification.affordable(chosen, spent)
     console.print_margins(tables, spent)
     total = verification.step_count(chosen, budget=spent, controls=controls)
-    with progress_bar(total, quiet=quiet) as advance:
-        run = verification.run(
-            chosen,
-            budget=spent,
-            inputs=inputs.value,
-            controls=controls,
-            seed=seed,
-            workers=workers,
-            advance=advance,
-        )
+    try:
+        with progress_bar(total, quiet=quiet) as advance:
+            run = verification.run(
+                chosen,
+                budget=spent,
+                inputs=inputs.value,
+                controls=controls,
+                seed=seed,
+                workers=workers,
+                store=store,
+                advance=advance,
+            )
+    except KeyboardInterrupt:
+        kept = "with --store FILE finished networks are kept and taken up again."
+        if store is not None:
+            kept = f"finished networks are kept in {store}; the same command goes on from there."
+        raise KeyboardInterrupt(f"no report was written; {kept}") from None
     console.print_run(tables, run)
     simulated = time.perf_counter()
     timings = {
