@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from theory.zoo import zoo
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 __all__ = ["LAYERS", "digit_images", "draw_padding", "padding_table"]
 
@@ -89,15 +89,13 @@ def padding_table(
     return pd.DataFrame(rows)
 
 
-def draw_padding(table: pd.DataFrame, path: str | Path) -> None:
+def draw_padding(table: pd.DataFrame) -> Figure:
     """One panel per padding: lines are theory, points networks with two standard errors.
 
     Parameters
     ----------
     table
         From ``padding_table``.
-    path
-        PNG file to write; its folder is made.
     """
     import matplotlib.pyplot as plt
 
@@ -122,8 +120,4 @@ def draw_padding(table: pd.DataFrame, path: str | Path) -> None:
         panel.set_xlabel("layer")
     panels[0].set_ylabel("similarity of two digits")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Without the date and version the same numbers give the same bytes.
-    figure.savefig(path, dpi=130, metadata={"Software": None})
-    plt.close(figure)
+    return figure

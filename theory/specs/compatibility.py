@@ -51,7 +51,7 @@ def check(network: Any, inputs: Any) -> None:
 def _check_pool(norm: Normalizer, inputs: Inputs, positions: int) -> None:
     size = norm.pool.size(batch=inputs.batch, positions=positions)
     what = f"batch {inputs.batch}, {positions} position(s)"
-    if norm.pool.samples and inputs.batch < 2:
+    if norm.pool.samples and inputs.batch < 2 and positions == 1:
         raise out_of_domain("batch", inputs.batch, f"at least 2 for {norm.name}", "add samples")
     if size < 2:
         raise out_of_domain(
