@@ -1,4 +1,4 @@
-"""Activations, compiled: x = scale base(y) + shift and the pull-back scale base'(y).
+"""Activations, compiled: x = scale base(y - threshold) + shift and the pull-back scale base'(y).
 
 Written a second time here on purpose: simulation must not inherit a mistake of the theory.
 """
@@ -49,6 +49,7 @@ class ActivationCode(NamedTuple):
     negative_slope: float
     scale: float
     shift: float
+    threshold: float = 0.0
 
 
 def encode_activation(activation: Activation) -> ActivationCode:
@@ -56,7 +57,9 @@ def encode_activation(activation: Activation) -> ActivationCode:
     slope = activation.negative_slope
     if slope is None:
         slope = _NEGATIVE_SLOPE.get(activation.name, 0.0)
-    return ActivationCode(_CODES[activation.name], slope, activation.scale, activation.shift)
+    return ActivationCode(
+        _CODES[activation.name], slope, activation.scale, activation.shift, activation.threshold
+    )
 
 
 _SQRT_HALF = math.sqrt(0.5)
@@ -121,11 +124,11 @@ def _smooth_slope(code: int, x: float) -> float:
 @jit
 def activate(phi: Any, x: Any) -> None:
     """x <- scale base(x) + shift in place; the branch stays outside the loops so they vectorize."""
-    code, slope, scale, shift = phi
+    code, slope, scale, shift, threshold = phi
     flat = x.reshape(-1)
     if code == _RAY:
         for i in range(flat.size):
-            y = np.float64(flat[i])
+            y = np.float64(flat[i]) - threshold
             flat[i] = scale * max(y, 0.0) + (scale * slope) * min(y, 0.0) + shift
     else:
         for i in range(flat.size):
@@ -135,12 +138,12 @@ def activate(phi: Any, x: Any) -> None:
 @jit
 def pull_activation(phi: Any, y: Any, gradient_x: Any, gradient_y: Any) -> None:
     """dy = scale base'(y) dx."""
-    code, slope, scale, _ = phi
+    code, slope, scale, _, threshold = phi
     flat_y, flat_x, flat = y.reshape(-1), gradient_x.reshape(-1), gradient_y.reshape(-1)
     if code == _RAY:
         low = scale * slope
         for i in range(flat.size):
-            flat[i] = flat_x[i] * (scale if flat_y[i] > 0.0 else low)
+            flat[i] = flat_x[i] * (scale if flat_y[i] > threshold else low)
     else:
         for i in range(flat.size):
             flat[i] = flat_x[i] * (scale * _smooth_slope(code, np.float64(flat_y[i])))

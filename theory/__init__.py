@@ -67,6 +67,7 @@ from theory.specs.activations import (
     sin,
     softplus,
     tanh,
+    tlu,
 )
 from theory.specs.images import ImageInputs, images
 from theory.specs.inputs import (
@@ -185,6 +186,7 @@ __all__ = [
     "sin",
     "softplus",
     "tanh",
+    "tlu",
     "to_json",
     "torch_defaults",
     "variance_norm",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 from theory.errors import HypothesisError
 from theory.program import NormAct
 from theory.routes.base import Route, Want, label
 from theory.states.base import Block
 
-__all__ = ["routes", "select"]
+__all__ = ["kink", "routes", "select"]
 
 
 @cache
@@ -25,7 +26,7 @@ def routes() -> tuple[Route, ...]:
         GroupPearson,
         Laplace,
     )
-    from theory.routes.sampled import SobolBatch, SobolGroup
+    from theory.routes.sampled import SobolBatch, SobolGroup, SobolLayer
 
     return (
         ClosedLimit(),
@@ -42,7 +43,15 @@ def routes() -> tuple[Route, ...]:
         EvoNormB0Limit(),
         SobolBatch(),
         SobolGroup(),
+        SobolLayer(),
     )
+
+
+def kink(op: NormAct, route: Any) -> str | None:
+    """Why this route does not take a kink away from 0, or None: rules are graded towards 0."""
+    if op.activation.threshold == 0.0 or route.name == "RQMC":
+        return None
+    return f"{op.activation.name} starts at {op.activation.threshold:g}, not at 0"
 
 
 def select(op: NormAct, block: Block, want: Want) -> Route:
@@ -55,7 +64,7 @@ def select(op: NormAct, block: Block, want: Want) -> Route:
     """
     refusals = []
     for route in routes():
-        reason = route.refusal(op, block, want)
+        reason = kink(op, route) or route.refusal(op, block, want)
         if reason is None:
             return route
         refusals.append(f"{type(route).__name__}: {reason}")

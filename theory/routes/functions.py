@@ -185,6 +185,18 @@ def _ray_value(x: Any, *, right: float, left: float) -> FloatArray:
     return result
 
 
+def _tlu(threshold: float) -> BaseFunction:
+    """relu(x - threshold): relu's branches, joined elsewhere than at 0."""
+    base = _ray(1.0, 0.0)
+    return BaseFunction(
+        value=lambda x: base.value(np.asarray(x) - threshold),
+        derivative=lambda x: base.derivative(np.asarray(x) - threshold),
+        spread=lambda middle, half: base.spread(np.asarray(middle) - threshold, half),
+        kinked=True,
+        strip=math.inf,
+    )
+
+
 def _ray_derivative(x: Any, *, right: float, left: float, at_zero: float) -> FloatArray:
     """right for x > 0, -left for x < 0."""
     x = np.asarray(x, dtype=float)
@@ -276,4 +288,6 @@ def base_function(activation: Activation) -> BaseFunction:
     slopes = activation.ray_slopes
     if slopes is not None:
         return _ray(*slopes)
+    if activation.threshold != 0.0:
+        return _tlu(activation.threshold)
     return _SMOOTH[activation.name]

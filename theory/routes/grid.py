@@ -144,7 +144,7 @@ def _slow(op: NormAct, rows: Block, want: Want) -> str | None:
     count, kind = int(rows.batch), type(route).__name__
     if kind == "Laplace" and count > _LAPLACE_ROWS[want]:
         return f"the Laplace integrals of {count} rows take longer than sampling"
-    if kind in ("SobolBatch", "SobolGroup"):
+    if kind in ("SobolBatch", "SobolGroup", "SobolLayer"):
         return "it would be sampled row by row"
     if op.activation.ray_slopes is None and op.activation.name != "sin":
         pairs = count * (count - 1) // 2

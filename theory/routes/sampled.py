@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from theory.program import NormAct
-from theory.routes import rqmc_blocks, rqmc_groups, rqmc_pool
+from theory.routes import fields, rqmc_blocks, rqmc_groups, rqmc_pool
 from theory.routes.base import NoShortCut, SamplewiseRoute, Want
 from theory.states.base import Block, Moments
 
-__all__ = ["SobolBatch", "SobolGroup"]
+__all__ = ["SobolBatch", "SobolGroup", "SobolLayer"]
 
 
 class SobolBatch(NoShortCut):
@@ -83,6 +83,49 @@ class SobolGroup(SamplewiseRoute):
 
         value, error = _each(one, q1, q2, gap)
         return value, float(np.max(error))
+
+
+class SobolLayer(NoShortCut):
+    """No pool, or one over all channels, of what quadratures refuse: N(h) is Gaussian, or gated."""
+
+    name = "RQMC"
+
+    def refusal(self, op: NormAct, block: Block, want: Want) -> str | None:
+        norm = op.norm
+        if norm is not None and (norm.couples_samples or norm.pool.channels != math.inf):
+            return f"{norm.name} pools samples or finitely many channels"
+        if norm is not None and norm.denominator == "none":
+            return f"{norm.name} has no denominator"
+        return None
+
+    def moments(self, op: NormAct, block: Block) -> Moments:
+        q, gap = _rows(block)
+        values, gaps, means, error = fields.field_forward(q, gap, _field(op, q))
+        if not block.exchangeable:
+            return Moments(values, gaps, means, error)
+        apart = float(gaps[0, -1]) if len(q) > 1 else 0.0
+        return Moments(float(values.mean()), apart, float(means.mean()), error)
+
+    def pullback(self, op: NormAct, block: Block, value: Any) -> tuple[Any, float]:
+        q, gap = _rows(block)
+        if not block.exchangeable:
+            return fields.field_pullback(q, gap, value, _field(op, q))
+        same, pair = value
+        gradient = same * np.eye(len(q)) + pair * (1.0 - np.eye(len(q)))
+        found, error = fields.field_pullback(q, gap, gradient, _field(op, q))
+        return (float(np.diagonal(found).mean()), float(found[0, -1]) if len(q) > 1 else 0.0), error
+
+
+def _rows(block: Block) -> tuple[Any, Any]:
+    """Second moments and gaps; of samples that are alike two stand for all."""
+    if not block.exchangeable:
+        return block.second_moment, block.gap
+    count = int(min(block.batch, 2))
+    return np.full(count, block.second_moment), block.gap * (1.0 - np.eye(count))
+
+
+def _field(op: NormAct, q: Any) -> fields.Field:
+    return fields.Field(norm=op.norm, activation=op.activation, batch=len(q))
 
 
 def _parts(op: NormAct) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from theory.errors import HypothesisError
 from theory.program import NormAct
 from theory.routes import positions_batch, positions_batch_backward
 from theory.routes.base import ROUNDING, SamplewiseRoute, Want, label
+from theory.routes.dispatch import kink
 from theory.routes.limit import ClosedLimit, QuadratureLimit
 from theory.routes.pools import GroupLaplace, GroupPearson
 from theory.routes.positions_limits import (
@@ -281,7 +282,7 @@ def select_spatial(op: NormAct, block: Block, want: Want) -> SpatialRoute:
     """
     refusals: dict[str, None] = {}
     for route in spatial_routes():
-        reason = route.refusal(op, block, want)
+        reason = kink(op, route) or route.refusal(op, block, want)
         if reason is None:
             return route
         refusals[reason] = None

@@ -25,6 +25,7 @@ __all__ = [
     "sin",
     "softplus",
     "tanh",
+    "tlu",
 ]
 
 ACTIVATION_NAMES = (
@@ -45,7 +46,7 @@ ACTIVATION_NAMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Activation:
-    """phi(x) = scale * base(x) + shift.
+    """phi(x) = scale * base(x - threshold) + shift.
 
     Parameters
     ----------
@@ -56,6 +57,8 @@ class Activation:
         Slope for x < 0; ``leaky_relu`` only, in [-1, 1].
     scale, shift
         Affine map of the output; scale is not 0.
+    threshold
+        Where relu starts, ``relu`` only: see ``tlu``.
 
     Raises
     ------
@@ -67,6 +70,7 @@ class Activation:
     negative_slope: float | None = None
     scale: float = 1.0
     shift: float = 0.0
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in ACTIVATION_NAMES:
@@ -94,6 +98,10 @@ class Activation:
             raise out_of_domain("scale", self.scale, "a non-zero number", "drop the layer instead")
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "shift", real("shift", self.shift, remedy="use a finite number"))
+        threshold = real("threshold", self.threshold, remedy="FRN's starts at 0")
+        if threshold != 0.0 and self.name != "relu":
+            raise out_of_domain("threshold", threshold, f"0 for {self.name}", "use tlu(threshold)")
+        object.__setattr__(self, "threshold", threshold + 0.0)
 
     def affine(self, *, scale: float = 1.0, shift: float = 0.0) -> Activation:
         """Return x -> scale * phi(x) + shift."""
@@ -109,7 +117,7 @@ class Activation:
         """(a, b) with base(x) = a relu(x) + b relu(-x), or None if base is not positively homogeneous."""
         match self.name:
             case "relu":
-                return (1.0, 0.0)
+                return (1.0, 0.0) if self.threshold == 0.0 else None
             case "leaky_relu":
                 assert self.negative_slope is not None
                 return (1.0, -self.negative_slope)
@@ -137,6 +145,11 @@ sin = Activation(name="sin")
 def leaky_relu(negative_slope: float) -> Activation:
     """phi(x) = x for x > 0, negative_slope * x otherwise; slope in [-1, 1]."""
     return Activation(name="leaky_relu", negative_slope=negative_slope)
+
+
+def tlu(threshold: float) -> Activation:
+    """max(x, threshold): FRN's thresholded linear unit (Singh & Krishnan 2019); relu at 0."""
+    return Activation(name="relu", threshold=threshold, shift=threshold)
 
 
 # Zero mean and unit second moment for a unit Gaussian (Arpit et al. 2016, "Normalization Propagation").

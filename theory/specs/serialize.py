@@ -279,7 +279,7 @@ def _register(
     _BY_NAME[name] = _BY_CLASS[cls] = kind
 
 
-_register("activation", Activation)
+_register("activation", Activation, defaults={"threshold": 0.0})
 _register("pool", Pool)
 _register("normalizer", Normalizer)
 _register("weights", Weights)
