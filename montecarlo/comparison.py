@@ -199,10 +199,11 @@ def compare(prediction: Any, simulation: Any) -> Comparison:
 def _without_variance(prediction: Any) -> frozenset[str]:
     """Observables whose mean has no standard error (theory notes, section 4, heavy tails)."""
     status = prediction.regime.status
-    norm = prediction.network.layer.norm
+    norms = [layer.norm for layer in prediction.network.layers if layer.norm is not None]
+    raw = any(norm.denominator == "std" and not norm.centered for norm in norms)
     if status == "regular":
         return frozenset()
-    if status == "infinite" and norm.denominator == "std" and not norm.centered:
+    if status == "infinite" and raw:
         # A raw numerator over a small std: the activations themselves have heavy tails.
         moments = ("second_moment", "variance", "preactivation_second_moment")
         return frozenset({"gradient_norm", "branch_gradient_norm", *moments})

@@ -16,7 +16,7 @@ import numpy as np
 from theory.errors import HypothesisError
 from theory.specs.grids import layers_on, needs_grid
 from theory.specs.inputs import ExchangeableInputs, Inputs, position_shape_of
-from theory.specs.networks import Network
+from theory.specs.networks import Network, Sequential
 from theory.specs.normalizers import Normalizer
 from theory.specs.residual import Residual
 from theory.specs.spatial import SpatialInputs
@@ -101,7 +101,7 @@ def regime(network: Network, inputs: Inputs) -> Regime:
     HypothesisError
         A pool with zero variance at eps = 0, or a forward second moment that is infinite.
     """
-    if needs_grid(network, inputs):
+    if isinstance(network, Sequential) or needs_grid(network, inputs):
         return _on_grid(network, inputs)
     norm = network.layer.norm
     rank = pool_rank(network, inputs)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from theory.errors import out_of_domain
 from theory.regimes import Regime
 from theory.specs.inputs import Inputs
-from theory.specs.networks import Network
+from theory.specs.networks import Layer, Network
 from theory.specs.residual import Residual
 from theory.states.base import Observables
 from theory.states.grid import Grid
@@ -84,10 +84,8 @@ class Prediction:
     @property
     def label(self) -> str:
         """Name for legends: the normalizer, else the weight scheme."""
-        layer = self.network.layer
-        name = "plain" if layer.weights.name == "gaussian" else layer.weights.name
-        if layer.norm is not None:
-            name = layer.norm.name
+        # Of layers that differ every name, once.
+        name = ", ".join(dict.fromkeys(_name_of(layer) for layer in self.network.layers))
         if not isinstance(self.network, Residual):
             return name
         return f"{name}, {self.network.order.replace('_', ' ')}"
@@ -337,6 +335,13 @@ class PredictionSet(Mapping[str, Prediction]):
         from theory.plotting import plot_predictions
 
         return plot_predictions(self)
+
+
+def _name_of(layer: Layer) -> str:
+    """The normalizer, else the weight scheme."""
+    if layer.norm is not None:
+        return layer.norm.name
+    return "plain" if layer.weights.name == "gaussian" else layer.weights.name
 
 
 def _exp(log: FloatArray) -> FloatArray:

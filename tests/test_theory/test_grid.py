@@ -389,6 +389,48 @@ def test_what_does_not_fit_the_positions():
         th.predict(centered, still)
 
 
+def test_layers_that_differ_without_positions():
+    """Fully connected, the covariance of samples is enough; the regime is that of the worst layer."""
+    network = th.Sequential(
+        (th.Layer(norm=th.layer_norm(), channels=2.0), th.Layer(norm=th.batch_norm()), th.Layer())
+    )
+    features = draw(4, 5, 7)
+    pred = th.predict(network, th.from_data(features))
+    assert type(pred.states[-1]) is Full
+    one = th.predict(
+        th.FeedForward(th.Layer(norm=th.layer_norm()), depth=1), th.from_data(features)
+    )
+    two = th.predict(
+        th.FeedForward(th.Layer(norm=th.batch_norm()), depth=1),
+        th.from_covariance(one.covariance[0]),
+    )
+    np.testing.assert_allclose(pred.covariance[1], two.covariance[0], rtol=1e-12)
+    assert pred.regime.status == "heavy_tail"
+    assert pred.label == "LN, BN, plain"
+    flattened = th.Sequential((th.Layer(), th.Flatten(), th.Layer()))
+    deep = th.predict(th.FeedForward(th.Layer(), depth=2), th.from_data(features))
+    np.testing.assert_allclose(
+        th.predict(flattened, th.from_data(features)).similarity, deep.similarity, rtol=1e-14
+    )
+
+
+def test_one_sample_over_positions():
+    """BN over one image pools its positions: as IN."""
+    image = th.images(draw(5, 1, 2, 4, 4))
+    batch, instance = (
+        th.predict(
+            th.FeedForward(th.Layer(norm=norm, kernel=3, padding="zero"), depth=2),
+            image,
+            backward=False,
+        )
+        for norm in (th.batch_norm(), th.instance_norm())
+    )
+    np.testing.assert_allclose(batch.second_moment, instance.second_moment, rtol=2e-3)
+    cosines = instance.position_similarity
+    assert cosines is not None
+    np.testing.assert_allclose(batch.position_similarity, cosines, atol=5e-3)
+
+
 def test_fixed_points_are_of_positions_that_are_alike():
     padded = th.FeedForward(th.Layer(norm=th.batch_norm(), kernel=3, padding="zero"), depth=2)
     with pytest.raises(SpecificationError, match=r'padding, stride = .*"circular" and 1'):

@@ -1159,10 +1159,10 @@ def test_kernels_survive_json():
     assert "kernel" not in serialize.to_dict(network())["layer"]
     assert th.from_json(th.to_json(net)) == net
     assert th.from_json(th.to_json(network())) == network()
-    document["layer"]["stride"] = 2
-    with pytest.raises(StoreError, match="stride"):
+    document["layer"]["dilation"] = 2
+    with pytest.raises(StoreError, match="dilation"):
         th.from_json(json.dumps(document))
-    del document["layer"]["stride"], document["layer"]["norm"]
+    del document["layer"]["dilation"], document["layer"]["norm"]
     with pytest.raises(StoreError, match="norm"):
         th.from_json(json.dumps(document))
     document = serialize.to_dict(SPATIAL[0])

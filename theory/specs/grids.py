@@ -16,12 +16,8 @@ from theory.specs.networks import (
     Part,
     Sequential,
 )
-from theory.specs.spatial import SpatialInputs
 
 __all__ = ["channels_of", "last_layer", "layers_on", "needs_grid", "shape_behind"]
-
-# Rows of the covariance over (sample, position) of exchangeable inputs.
-_LARGEST = 4096
 
 
 def shape_behind(part: Part, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -98,18 +94,6 @@ def needs_grid(network: Network, inputs: Inputs) -> bool:
         return True
     if isinstance(inputs, CovarianceInputs) and inputs.positions > 1:
         return True
-    if isinstance(network, Sequential):
-        moved = any(not isinstance(part, Layer) for part in network.parts)
-    else:
-        moved = False
-    moved = moved or any(layer.moves_positions for layer in network.layers)
-    if not moved:
-        return False
-    if isinstance(inputs, SpatialInputs) and inputs.batch * inputs.positions > _LARGEST:
-        raise out_of_domain(
-            "batch",
-            f"{inputs.batch:g} samples of {inputs.positions} positions",
-            f"at most {_LARGEST} altogether for zero padding, strides and pooling",
-            "take fewer samples: positions are not alike, so every pair has its own covariance",
-        )
-    return position_shape_of(inputs) != (1,) or moved
+    if isinstance(network, Sequential) and len(network.layers) < len(network.parts):
+        return True
+    return any(layer.moves_positions for layer in network.layers)

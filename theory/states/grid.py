@@ -28,6 +28,9 @@ __all__ = ["Grid"]
 
 FloatArray = NDArray[np.float64]
 
+# Rows (sample, position): a matrix of 128 MB, of which there are a dozen.
+_LARGEST = 4096
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Grid:
@@ -49,14 +52,17 @@ class Grid:
     def of_inputs(inputs: Inputs) -> Grid:
         """x^0 with every pair of (sample, position) of its own."""
         shape = position_shape_of(inputs)
+        if inputs.batch * inputs.positions > _LARGEST:
+            raise out_of_domain(
+                "batch",
+                f"{inputs.batch:g} samples of {inputs.positions} positions",
+                f"at most {_LARGEST} altogether where positions are not alike",
+                "take fewer samples or pool the images: every pair has its own covariance",
+            )
         if isinstance(inputs, DataInputs | CovarianceInputs | ImageInputs):
             rows = Full(inputs.second_moment, inputs.gap, inputs.feature_mean)
             channels = inputs.channels if isinstance(inputs, ImageInputs) else math.inf
             return Grid(rows, shape, channels)
-        if inputs.batch == math.inf:
-            raise out_of_domain(
-                "batch", inputs.batch, "finite where positions differ", "give a number of samples"
-            )
         samples, places = int(inputs.batch), math.prod(shape)
         beside, cross = (0.0, inputs.gap)
         if isinstance(inputs, SpatialInputs):
