@@ -34,7 +34,7 @@ from theory.routes.rqmc_blocks import factorized, sampled_distances
 from theory.specs.activations import Activation
 from theory.specs.normalizers import Normalizer
 
-__all__ = ["Field", "field_forward", "field_pullback", "sampling_for"]
+__all__ = ["Field", "block_diagonal", "field_forward", "field_pullback", "sampling_for"]
 
 FloatArray = NDArray[np.float64]
 # (pool, phi, h) -> the sum over sample points of what is wanted
@@ -131,7 +131,7 @@ def field_pullback(
 ) -> tuple[FloatArray, float]:
     """(T(Pi), relative error of its trace); parameters as ``field_forward``, Pi over the same rows."""
     rows, channels = len(second_moment), field.channels
-    separate = _block_diagonal(gradient, field.batch)
+    separate = block_diagonal(gradient, field.batch)
 
     rays = _rays(second_moment, gap, field, separate=separate)
 
@@ -266,6 +266,7 @@ def _observed(raw: FloatArray, rows: int, batch: int) -> FloatArray:
     return np.array([q.mean(), gap, raw[rows : 2 * rows].mean()])
 
 
-def _block_diagonal(gradient: FloatArray, batch: int) -> bool:
+def block_diagonal(gradient: FloatArray, batch: int) -> bool:
+    """Whether Pi has no entries across samples."""
     blocks = gradient.reshape(batch, len(gradient) // batch, batch, -1)
     return all(not blocks[a, :, b].any() for a in range(batch) for b in range(batch) if a != b)

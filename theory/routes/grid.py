@@ -15,9 +15,10 @@ import numpy as np
 
 from theory.errors import HypothesisError
 from theory.program import NormAct
-from theory.routes import rqmc_pool
+from theory.routes import laplace_fields, rqmc_pool
 from theory.routes.base import NoShortCut, Route, Want, label
 from theory.routes.dispatch import select
+from theory.routes.fields import Field, block_diagonal, field_forward, field_pullback
 from theory.states.base import Block, Moments
 
 __all__ = ["grid_routes", "select_grid"]
@@ -27,6 +28,8 @@ _PAIRS = 3000
 # Rows of the Laplace integrals, which cost rows^3: beyond, RQMC gives its 3 digits sooner.
 _LAPLACE_ROWS = {"forward": 640, "backward": 640}
 _SOBOL_DIMENSIONS = 21201
+# Seconds per layer that Laplace integrals may take where sampling has three digits in a few.
+_PATIENCE = 6.0
 
 
 class GridLimit(NoShortCut):
@@ -81,6 +84,47 @@ class GridRows(NoShortCut):
         return select(op, block, "backward").pullback(op, block, value)
 
 
+class GridPairs(NoShortCut):
+    """GN, IN, FRN with a homogeneous activation: one sample as a batch of rows, two by two variables."""
+
+    name = "quadrature"
+
+    def refusal(self, op: NormAct, block: Block, want: Want) -> str | None:
+        norm = op.norm
+        if norm is None or norm.pool.samples or norm.pool.channels == math.inf:
+            return "it does not pool finitely many channels of one sample"
+        if not norm.pool.positions or norm.gate is not None:
+            return f"{norm.name} treats positions apart or has a gate"
+        if (norm.centered, norm.denominator) not in ((True, "std"), (False, "rms")):
+            return f"{norm.name} is neither (h - mean)/std nor h/rms"
+        if op.activation.ray_slopes is None:
+            return f"{op.activation.name} is not positively homogeneous"
+        time = laplace_fields.seconds(
+            int(block.batch),
+            batch=int(block.batch) // block.positions,
+            channels=int(norm.pool.channels),
+            backward=want == "backward",
+        )
+        if time > _PATIENCE:
+            return f"the Laplace integrals would take about {time:.0f} s, sampling a few"
+        return None
+
+    def moments(self, op: NormAct, block: Block) -> Moments:
+        q, gap, mean, error = laplace_fields.forward(
+            block.second_moment, block.gap, **_homogeneous(op, block)
+        )
+        return Moments(q, gap, mean, (error, error))
+
+    def pullback(self, op: NormAct, block: Block, value: Any) -> tuple[Any, float]:
+        samples = int(block.batch) // block.positions
+        if not block_diagonal(value, samples):
+            # Gradients that an earlier pool has joined across samples.
+            return SobolField().pullback(op, block, value)
+        return laplace_fields.pullback(
+            block.second_moment, block.gap, value, **_homogeneous(op, block)
+        )
+
+
 class SobolField(NoShortCut):
     """Scrambled Sobol' points of a group of channels at every sample and position."""
 
@@ -107,20 +151,19 @@ class SobolField(NoShortCut):
         return rqmc_pool.infinite_mean(norm, op.activation, rank=rank, want=want)
 
     def moments(self, op: NormAct, block: Block) -> Moments:
-        from theory.routes.fields import field_forward
-
         q, gap, mean, error = field_forward(block.second_moment, block.gap, _field(op, block))
         return Moments(q, gap, mean, error)
 
     def pullback(self, op: NormAct, block: Block, value: Any) -> tuple[Any, float]:
-        from theory.routes.fields import field_pullback
-
         return field_pullback(block.second_moment, block.gap, value, _field(op, block))
 
 
-def _field(op: NormAct, block: Block) -> Any:
-    from theory.routes.fields import Field
+def _homogeneous(op: NormAct, block: Block) -> dict[str, Any]:
+    slopes, batch = op.activation.ray_slopes, int(block.batch) // block.positions
+    return {"norm": op.norm, "slopes": slopes, "batch": batch}
 
+
+def _field(op: NormAct, block: Block) -> Field:
     batch = int(block.batch) // block.positions
     return Field(norm=op.norm, activation=op.activation, batch=batch)
 
@@ -166,7 +209,7 @@ def _name(route: Route, op: NormAct, block: Block, want: Want) -> str:
 @cache
 def grid_routes() -> tuple[Route, ...]:
     """All routes over full covariances, cheapest and most accurate first."""
-    return (GridLimit(), GridRows(), SobolField())
+    return (GridLimit(), GridRows(), GridPairs(), SobolField())
 
 
 def select_grid(op: NormAct, block: Block, want: Want) -> tuple[Route, str]:
