@@ -175,10 +175,10 @@ DEFAULT = Budget(
         backward=(1, 8, 16),
         widths=(480, 1920, 7680),
         pilot=24,
-        largest=200,
+        largest=96,
     ),
     ring_rows=Grid(
-        depth=24, forward=(), backward=(1, 8, 16), widths=(480, 960, 1920), pilot=24, largest=200
+        depth=24, forward=(), backward=(1, 8, 16), widths=(480, 960, 1920), pilot=24, largest=96
     ),
     torus=Grid(
         depth=24,
@@ -186,10 +186,10 @@ DEFAULT = Budget(
         backward=(1, 8, 16),
         widths=(480, 960, 1920),
         pilot=16,
-        largest=96,
+        largest=32,
     ),
     torus_rows=Grid(
-        depth=24, forward=(), backward=(1, 8, 16), widths=(480, 720, 960), pilot=16, largest=96
+        depth=24, forward=(), backward=(1, 8, 16), widths=(480, 720, 960), pilot=16, largest=48
     ),
     residual=ResidualGrids(
         blocks=Grid(
