@@ -156,6 +156,21 @@ def test_steps_of_a_sphere_walk_by_drawing_them(dimensions: int) -> None:
             assert found == pytest.approx(draws.mean(), rel=0.02)
 
 
+@pytest.mark.parametrize("noise", [1e-12, 1e-6, 0.7, 50.0])
+def test_steps_of_a_sphere_walk_in_high_precision(noise: float) -> None:
+    """n = 7: E[1/|y|^2] = int_0^1 t^4 exp(-nu (1 - t^2)/2) dt; small noise leaves 1 - O(noise)."""
+    a, n, radius2 = 0.8, 7, 8.0
+    step = sphere_step(dimensions=n, radius2=radius2, skip=a, noise=noise)
+    nu = mpmath.mpf(a) ** 2 * radius2 / mpmath.mpf(noise)
+    if noise < 1e-3:
+        assert step.skip == pytest.approx(1.0, abs=10.0 * noise)
+        assert step.inverse == pytest.approx(a**-2, rel=10.0 * noise + 1e-13)
+        return
+    # E[exp(-s Q)] integrated over s, with t^2 = 1/(1 + 2 s).
+    integral = mpmath.quad(lambda t: t ** (n - 3) * mpmath.exp(-nu * (1 - t * t) / 2), [0, 1])
+    assert step.inverse == pytest.approx(float(radius2 / noise * integral), rel=1e-12)
+
+
 @pytest.mark.parametrize(("far", "gap"), [(0.3, 0.6), (1e-9, 1e-9), (1.7, 0.1)])
 def test_cosines_of_pairs_by_drawing_vectors(far: float, gap: float) -> None:
     """1 - cos of a x + s u and a x' + s u' in 7 dimensions, in full: 4.5 standard errors."""

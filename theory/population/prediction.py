@@ -97,8 +97,8 @@ def _sphere(
     network: Residual, inputs: ExchangeableInputs, kind: Regime, *, backward: bool
 ) -> Prediction:
     """Post-norm with GN or BN: exact but for the gaps of GN, which are sampled."""
-    # A thousandth for 100 blocks, a hundredth for 1,000 in seconds.
-    chains = int(min(max(2_000_000 / network.depth, 2048), 32768))
+    # A few seconds however deep.
+    chains = int(min(max(4_000_000 / network.depth, 2048), 32768))
     streams, maps = sphere_states(
         network, inputs, populations=POPULATIONS, chains=chains, seed=SEED
     )

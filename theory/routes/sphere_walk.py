@@ -24,7 +24,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 from theory.errors import HypothesisError
 
@@ -72,8 +71,9 @@ def sphere_step(*, dimensions: int, radius2: float, skip: float, noise: float) -
 
 
 def _poisson(mean: float) -> tuple[np.ndarray, np.ndarray]:
-    """(j, P(J = j)) up to tails of 1e-18."""
+    """(j, P(J = j)) up to tails of 1e-18, from P(j)/P(j - 1) = mean/j: no cancellation."""
     reach = 9.0 * np.sqrt(mean + 20.0)
     j = np.arange(max(0.0, np.floor(mean - reach)), np.ceil(mean + reach) + 1.0)
-    weight = np.exp(special.xlogy(j, mean) - mean - special.gammaln(j + 1.0))
+    logs = np.concatenate(([0.0], np.cumsum(np.log(mean / j[1:]))))
+    weight = np.exp(logs - logs.max())
     return j, weight / weight.sum()
