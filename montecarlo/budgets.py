@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-__all__ = ["BUDGETS", "DEFAULT", "LONG", "QUICK", "Budget", "Grid"]
+__all__ = ["BUDGETS", "DEFAULT", "LONG", "QUICK", "Budget", "Grid", "ResidualGrids"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,34 @@ class Grid:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResidualGrids:
+    """Residual networks, depth counting blocks.
+
+    Attributes
+    ----------
+    blocks
+        Whatever collapses.
+    rows
+        Gradients through normalized rows, which need explicit weights; None leaves them out.
+    positions
+        Convolutions on a ring of 16 positions; None leaves them out.
+    deep
+        In place of ``blocks`` for the orders that are meant for great depth.
+    effort
+        Cases of at most this effort, 0, 1 or 2, are simulated.
+    ranks
+        Compare stable ranks too.
+    """
+
+    blocks: Grid
+    rows: Grid | None = None
+    positions: Grid | None = None
+    deep: Grid | None = None
+    effort: int
+    ranks: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Budget:
     """Fixed numbers, so a run is reproducible.
 
@@ -63,8 +91,8 @@ class Budget:
     networks (``heavy``; None leaves them out), whose number is fixed beforehand: values this skewed
     make a pilot's variance depend on its mean.
     Convolutions on a ``ring`` of 16 and on a ``torus`` of 64 positions cost many times more, with
-    explicit weights (``ring_rows``, ``torus_rows``) above all; None leaves them out.  ``tightening``
-    multiplies every margin.
+    explicit weights (``ring_rows``, ``torus_rows``) above all; None leaves them out, as it does
+    ``residual`` networks.  ``tightening`` multiplies every margin.
     """
 
     name: str
@@ -76,6 +104,7 @@ class Budget:
     ring_rows: Grid | None = None
     torus: Grid | None = None
     torus_rows: Grid | None = None
+    residual: ResidualGrids | None = None
     tightening: float = 1.0
 
 
@@ -99,6 +128,17 @@ QUICK = Budget(
         largest=12_000,
     ),
     heavy=None,
+    residual=ResidualGrids(
+        blocks=Grid(
+            depth=6,
+            forward=(2, 6),
+            backward=(1,),
+            widths=(144, 576, 2304),
+            pilot=64,
+            largest=2000,
+        ),
+        effort=0,
+    ),
 )
 DEFAULT = Budget(
     name="default",
@@ -140,6 +180,33 @@ DEFAULT = Budget(
     ring_rows=Grid(
         depth=12, forward=(), backward=(1, 6), widths=(240, 480, 960), pilot=48, largest=200
     ),
+    residual=ResidualGrids(
+        blocks=Grid(
+            depth=12,
+            forward=(1, 4, 12),
+            backward=(1, 4),
+            widths=(408, 1632, 6528),
+            pilot=64,
+            largest=1000,
+        ),
+        rows=Grid(
+            depth=6,
+            forward=(),
+            backward=(1,),
+            widths=(132, 264, 528),
+            pilot=64,
+            largest=1000,
+        ),
+        positions=Grid(
+            depth=6,
+            forward=(2, 6),
+            backward=(1,),
+            widths=(288, 1152, 4608),
+            pilot=32,
+            largest=400,
+        ),
+        effort=1,
+    ),
 )
 LONG = replace(
     DEFAULT,
@@ -169,6 +236,42 @@ LONG = replace(
     ),
     torus_rows=Grid(
         depth=24, forward=(), backward=(1, 8, 16), widths=(480, 720, 960), pilot=24, largest=96
+    ),
+    residual=ResidualGrids(
+        blocks=Grid(
+            depth=32,
+            forward=(1, 2, 4, 8, 16, 32),
+            backward=(1, 2, 4, 8, 16),
+            widths=(648, 2592, 10_368),
+            pilot=96,
+            largest=6000,
+        ),
+        rows=Grid(
+            depth=16,
+            forward=(),
+            backward=(1, 2, 4, 8),
+            widths=(320, 640, 1280),
+            pilot=96,
+            largest=3000,
+        ),
+        positions=Grid(
+            depth=16,
+            forward=(2, 8, 16),
+            backward=(1, 4, 8),
+            widths=(320, 640, 1280),
+            pilot=64,
+            largest=600,
+        ),
+        deep=Grid(
+            depth=100,
+            forward=(1, 10, 30, 100),
+            backward=(1, 10, 30),
+            widths=(2016, 4032, 8064),
+            pilot=48,
+            largest=600,
+        ),
+        effort=2,
+        ranks=True,
     ),
     tightening=0.5,
 )

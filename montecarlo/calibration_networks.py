@@ -14,7 +14,7 @@ from scipy import stats
 from montecarlo import statistics, verify
 from montecarlo.budgets import Budget, Grid
 from montecarlo.calibration import CONSISTENT, Rate, Scenario
-from montecarlo.claims import Case, Part
+from montecarlo.case import Case, Part
 from montecarlo.collect import Resources, collect
 from montecarlo.execution import execute
 from montecarlo.margins import QUANTITIES

@@ -10,22 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from montecarlo import spatial_cases
-from montecarlo.budgets import Budget, Grid
-from montecarlo.digits import digits
-from montecarlo.margins import QUANTITIES, Quantity
+from montecarlo import residual_cases, spatial_cases
+from montecarlo.case import INPUTS, Case, Control, InputKind
 from theory.errors import out_of_domain
 from theory.recursion import predict
-from theory.regimes import pool_rank
 from theory.results import Prediction
 from theory.specs.activations import identity, relu, silu
-from theory.specs.inputs import Inputs, exchangeable, from_covariance, from_data
-from theory.specs.networks import FeedForward, Layer
+from theory.specs.inputs import Inputs
+from theory.specs.networks import Layer, Network
 from theory.specs.normalizers import (
     Normalizer,
     Pool,
@@ -36,166 +32,14 @@ from theory.specs.weights import gaussian, weight_norm
 from theory.zoo import zoo
 
 __all__ = [
-    "INPUTS",
     "Case",
     "Control",
-    "Part",
     "Theory",
     "cases",
     "theory_of",
 ]
 
 FloatArray = NDArray[np.float64]
-InputKind = Literal["synthetic", "digits", "ring", "torus"]
-
-INPUTS: tuple[InputKind, ...] = ("synthetic", "digits", "ring", "torus")
-
-
-@dataclass(frozen=True)
-class Control:
-    """A plausible mistake: the prediction for ``layer`` put in the place of the true one."""
-
-    name: str
-    statement: str
-    layer: Layer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """Some quantities of a case, from networks of one depth at several widths.
-
-    ``tests`` are the pairs of a quantity and a layer that are compared.
-    """
-
-    name: str
-    grid: Grid
-    quantities: tuple[str, ...]
-    backward: bool
-    tests: tuple[tuple[Quantity, int], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One layer on one batch.
-
-    Attributes
-    ----------
-    name, statement
-        The layer's name and what theory says about it, in words.
-    layer
-        Weights, normalizer, activation.
-    kind
-        ``"synthetic"`` or ``"digits"``; with positions ``"ring"`` or ``"torus"``.
-    batch
-        Samples.
-    controls
-        Wrong theories that the same data must reject.
-    deepest
-        Largest depth, where the prediction's stated error would exceed the margins beyond it.
-    """
-
-    name: str
-    statement: str
-    layer: Layer
-    kind: InputKind
-    batch: int
-    controls: tuple[Control, ...]
-    deepest: int | None = None
-
-    @property
-    def id(self) -> str:
-        """Name and input, unique in a run."""
-        return f"{self.name}/{self.kind}"
-
-    @property
-    def inputs(self) -> Inputs:
-        """The batch.
-
-        A normalized row sees its fan-in: over 64 pixels it is not at infinite width, whatever the
-        width of the network.  WN and SWS therefore get the digits' Gram matrix and feature means,
-        exactly, at input dimension = width.
-        """
-        if self.kind in spatial_cases.SHAPES:
-            return spatial_cases.inputs_of(self.kind)
-        if self.kind == "synthetic":
-            return exchangeable(batch=self.batch, correlation=0.3)
-        data = from_data(digits(batch=self.batch))
-        if self.layer.weights.normalized:
-            return from_covariance(data.covariance, feature_mean=data.feature_mean)
-        return data
-
-    def network(self, depth: int) -> FeedForward:
-        """The network of this depth."""
-        return FeedForward(self.layer, depth=depth)
-
-    @property
-    def rank(self) -> float:
-        """Rank of the pool that decides which moments exist, halved for a raw numerator (VN)."""
-        norm = self.layer.norm
-        rank = pool_rank(self.network(1), self.inputs)
-        raw = norm is not None and not norm.centered and norm.denominator == "std"
-        return rank / 2.0 if raw else rank
-
-    @property
-    def stationary(self) -> bool:
-        """Whether the normalizer sets E[N(h)^2] afresh: (h - mean)/std or h/rms."""
-        norm = self.layer.norm
-        return norm is not None and (norm.centered, norm.denominator) in (
-            (True, "std"),
-            (False, "rms"),
-        )
-
-    def parts(self, budget: Budget) -> tuple[Part, ...]:
-        """What is simulated: signals and gradients together, unless some need other networks.
-
-        Where no normalizer sets the scale afresh, log E[x^2] is a total of a rate per layer whose
-        spread grows with depth: in the first layers it is compared itself, beyond as a growth.
-        Gradients through normalized rows do not collapse; those of a pool of rank 3 or 4 have
-        corrections that vanish too slowly for ordinary widths.
-        """
-        scale = "second_moment" if self.stationary else "growth"
-        signals = (scale, "similarity", "gap", "stable_rank")
-        if self.kind in spatial_cases.SHAPES:
-            return self._over_positions(budget, signals)
-        parts = []
-        if not self.stationary:
-            parts.append(self._part("first layers", budget.first, ("second_moment",)))
-        beyond = 0 if self.stationary else parts[0].grid.depth
-        heavy = self.rank <= 4.0
-        if not (heavy or self.layer.weights.normalized):
-            parts.append(self._part("network", budget.wide, (*signals, "gradient"), beyond=beyond))
-            return tuple(parts)
-        parts.append(self._part("signals", budget.wide, signals, beyond=beyond))
-        grid = budget.heavy if heavy else budget.direct
-        if grid is not None:
-            parts.append(self._part("gradients", grid, ("gradient",)))
-        return tuple(parts)
-
-    def _over_positions(self, budget: Budget, signals: tuple[str, ...]) -> tuple[Part, ...]:
-        ring = self.kind == "ring"
-        over = budget.ring if ring else budget.torus
-        rows = budget.ring_rows if ring else budget.torus_rows
-        if over is None:
-            return ()
-        # As at one position; the first layers themselves are compared there.
-        beyond = 0 if self.stationary else budget.first.depth
-        if not self.layer.weights.normalized:
-            return (self._part("network", over, (*signals, "gradient"), beyond=beyond),)
-        parts = (self._part("signals", over, signals, beyond=beyond),)
-        return (*parts, self._part("gradients", rows, ("gradient",))) if rows else parts
-
-    def _part(self, name: str, grid: Grid, names: tuple[str, ...], *, beyond: int = 0) -> Part:
-        """``beyond``: the last layer whose second moment is compared itself."""
-        grid = grid.shallower(self.deepest)
-        tests = tuple(
-            (quantity, layer)
-            for quantity in map(QUANTITIES.__getitem__, names)
-            for layer in (grid.backward if quantity.backward else grid.forward)
-            if layer <= quantity.deepest and not (quantity.name == "growth" and layer <= beyond)
-        )
-        return Part(
-            name=name, grid=grid, quantities=names, backward="gradient" in names, tests=tests
-        )
 
 
 def _group_rms(size: int) -> Normalizer:
@@ -326,7 +170,7 @@ def cases(kind: str) -> tuple[Case, ...]:
     kind
         ``"synthetic"``: an exchangeable batch with correlation 0.3; ``"digits"``: 16 handwritten
         digits with their full covariance; ``"ring"``, ``"torus"``: 4 samples on 16 and on 8 x 8
-        positions; ``"all"``: all of them.
+        positions; ``"residual"``: residual networks; ``"all"``: all of them.
 
     Raises
     ------
@@ -337,7 +181,8 @@ def cases(kind: str) -> tuple[Case, ...]:
         names = ", ".join(INPUTS)
         raise out_of_domain("inputs", kind, f"{names} or all", "check the spelling")
     chosen = [inputs for inputs in INPUTS if kind in (inputs, "all")]
-    return _at_one_position(chosen) + _over_positions(chosen)
+    residual = residual_cases.CASES if "residual" in chosen else ()
+    return _at_one_position(chosen) + _over_positions(chosen) + residual
 
 
 def _over_positions(chosen: Sequence[InputKind]) -> tuple[Case, ...]:
@@ -368,7 +213,7 @@ def _at_one_position(chosen: Sequence[InputKind]) -> tuple[Case, ...]:
             deepest=_DEEPEST.get(f"{name}/{inputs}"),
         )
         for inputs in chosen
-        if inputs not in spatial_cases.SHAPES
+        if inputs in ("synthetic", "digits")
         for name, statement, layer, controls in _LAYERS
         if inputs == "synthetic" or name not in _SYNTHETIC_ONLY
     )
@@ -384,14 +229,17 @@ class Theory:
     status: str
 
 
-def theory_of(network: FeedForward, inputs: Inputs) -> Theory:
+def theory_of(network: Network, inputs: Inputs) -> Theory:
     """``predict`` on the scales of the comparison; logarithms of everything but the similarity."""
     prediction: Prediction = predict(network, inputs)
     error = prediction.error
     assert prediction.log_gradient_norm is not None
     rank, gap = prediction.stable_rank, prediction.gap
     moment, moment_error = prediction.log_second_moment, error["log_second_moment"]
+    gradient = 2.0 * prediction.log_gradient_norm
+    gradient_error = 2.0 * np.abs(error["log_gradient_norm"])
     forward = {name: prediction.route[name][-1] for name in ("second_moment", "similarity")}
+    backward = prediction.route["log_gradient_norm"][0]
     with np.errstate(divide="ignore", invalid="ignore"):
         log_gap, gap_error = np.log(gap), error["gap"] / gap
     return Theory(
@@ -401,7 +249,8 @@ def theory_of(network: FeedForward, inputs: Inputs) -> Theory:
             "similarity": prediction.similarity,
             "gap": log_gap,
             "stable_rank": np.log(rank),
-            "gradient": 2.0 * prediction.log_gradient_norm,
+            "gradient": gradient,
+            "gradient_total": gradient,
         },
         error={
             "second_moment": moment_error,
@@ -409,7 +258,8 @@ def theory_of(network: FeedForward, inputs: Inputs) -> Theory:
             "similarity": error["similarity"],
             "gap": gap_error,
             "stable_rank": error["stable_rank"] / rank,
-            "gradient": 2.0 * np.abs(error["log_gradient_norm"]),
+            "gradient": gradient_error,
+            "gradient_total": gradient_error,
         },
         route={
             "second_moment": forward["second_moment"],
@@ -417,7 +267,8 @@ def theory_of(network: FeedForward, inputs: Inputs) -> Theory:
             "similarity": forward["similarity"],
             "gap": forward["similarity"],
             "stable_rank": prediction.route["stable_rank"][-1],
-            "gradient": prediction.route["log_gradient_norm"][0],
+            "gradient": backward,
+            "gradient_total": backward,
         },
         status=prediction.regime.status if math.isfinite(prediction.regime.rank) else "regular",
     )

@@ -1,4 +1,4 @@
-"""The command line: ``normcompass verify | calibrate | predict | simulate | table | runs``."""
+"""The command line: ``normcompass verify | calibrate | predict | simulate | table | figures | runs``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from montecarlo.commands import runs
 from montecarlo.commands.calibrate import calibrate
+from montecarlo.commands.figures import figures
 from montecarlo.commands.guard import guarded
 from montecarlo.commands.predict import predict
 from montecarlo.commands.simulate import simulate
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (verify, calibrate, predict, simulate, table):
+for command in (verify, calibrate, predict, simulate, table, figures):
     app.command()(guarded(command))
 app.add_typer(runs.app)
 

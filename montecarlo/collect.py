@@ -20,7 +20,6 @@ from montecarlo.costs import network_bytes, network_seconds, physical_memory
 from montecarlo.execution import execute, worker_count
 from montecarlo.experiment import Experiment
 from montecarlo.jobs import Job, compile_kernels, run_job
-from montecarlo.observables import OBSERVABLES
 from montecarlo.progress import progress_bar
 from montecarlo.records import environment
 from theory.errors import out_of_domain
@@ -79,7 +78,7 @@ def collect(
     Returns
     -------
     (tables, computed)
-        Arrays of shape (R, len(OBSERVABLES), depth), and how many networks were not there before.
+        Arrays of shape (R, observables, depth), and how many networks were not there before.
 
     Raises
     ------
@@ -89,7 +88,7 @@ def collect(
         Workers were lost, or the store cannot be used; what was stored so far is kept.
     """
     tables = [
-        np.empty((count, len(OBSERVABLES), experiment.network.depth))
+        np.empty((count, len(experiment.observables), experiment.network.depth))
         for experiment, count in wanted
     ]
     with opened(resources.store) as store:

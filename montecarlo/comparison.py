@@ -37,6 +37,7 @@ COMPARED = (
     "preactivation_second_moment",
     "preactivation_correlation",
     "gradient_norm",
+    "branch_gradient_norm",
 )
 """Observables that predictions and simulations share, each on the scale of its comparison."""
 
@@ -204,8 +205,8 @@ def _without_variance(prediction: Any) -> frozenset[str]:
     if status == "infinite" and norm.denominator == "std" and not norm.centered:
         # A raw numerator over a small std: the activations themselves have heavy tails.
         moments = ("second_moment", "variance", "preactivation_second_moment")
-        return frozenset({"gradient_norm", *moments})
-    return frozenset({"gradient_norm"})
+        return frozenset({"gradient_norm", "branch_gradient_norm", *moments})
+    return frozenset({"gradient_norm", "branch_gradient_norm"})
 
 
 def _scores(

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from montecarlo.claims import Case, Control, Theory
+from montecarlo.case import Case, Control
+from montecarlo.claims import Theory
 from montecarlo.statistics import half_width, p_value
 from montecarlo.verdicts import Check, Curve, Row
 
@@ -62,7 +63,11 @@ def control_row(
         value, _ = wrong_of(pair[0])
         return abs(value - pair[1].theory) / pair[1].margin if math.isfinite(value) else 0.0
 
-    pairs = [pair for pair in zip(tests, rows, strict=True) if pair[0].case is case]
+    pairs = [
+        pair
+        for pair in zip(tests, rows, strict=True)
+        if pair[0].case is case and control.quantity in (None, pair[0].quantity.name)
+    ]
     test, row = best = max(pairs, key=effect)
     value, error = wrong_of(test)
     bound = error + float(curves[test.place].bound[1:, test.layer - 1].sum())

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from montecarlo.collect import Resources, collect, opened
 from montecarlo.costs import choose_method
 from montecarlo.experiment import Experiment
-from montecarlo.observables import OBSERVABLES
 from montecarlo.precision import PILOT, Target, networks_needed
 from montecarlo.records import environment
 from montecarlo.results import Simulation
@@ -212,7 +211,7 @@ def summarize(
 def _named(table: FloatArray, experiment: Experiment) -> dict[str, FloatArray]:
     return {
         name: np.ascontiguousarray(table[:, i])
-        for i, name in enumerate(OBSERVABLES)
+        for i, name in enumerate(experiment.observables)
         if experiment.backward or "gradient" not in name
     }
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from montecarlo.observables import observables_of
 from theory.specs import serialize
 from theory.specs.inputs import Inputs
 from theory.specs.networks import Network
@@ -51,6 +52,11 @@ class Experiment:
     dtype: str
     method: Method
     backward: bool = True
+
+    @property
+    def observables(self) -> tuple[str, ...]:
+        """Names of what is recorded of every network, in the order of its numbers."""
+        return observables_of(self.network)
 
     @cached_property
     def document(self) -> dict[str, Any]:

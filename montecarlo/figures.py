@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from montecarlo.claims import INPUTS, Case
+from montecarlo.case import INPUTS, Case
 from montecarlo.margins import QUANTITIES
 from montecarlo.statistics import half_width
 from montecarlo.verdicts import Curve, Row
@@ -31,9 +31,12 @@ _INPUT_STYLES = {
     "digits": ("#D55E00", "--", "s"),
     "ring": ("#009E73", "-.", "^"),
     "torus": ("#CC79A7", ":", "D"),
+    "residual": ("#56B4E9", "-", "v"),
 }
 _MARKERS = "os^Dv"
-_DRAWN = tuple(name for name in QUANTITIES if name != "growth")
+# The same numbers with another margin.
+_SAME = {"second_moment": "growth", "gradient": "gradient_total"}
+_DRAWN = tuple(name for name in QUANTITIES if name not in _SAME.values())
 LOOK: dict[Any, Any] = {
     "font.size": 8.0,
     "axes.titlesize": 8.5,
@@ -62,8 +65,10 @@ def agreement(run: Run) -> bytes:
     names = list(dict.fromkeys((row.case, row.inputs) for row in run.rows))
     position = {name: len(names) - 1 - i for i, name in enumerate(names)}
     figure = figure_of(12.0, 1.4 + 0.21 * len(names))
-    panels = figure.subplots(1, len(QUANTITIES), sharey=True, sharex=True)
-    for ax, quantity in zip(panels, QUANTITIES.values(), strict=True):
+    judged = {row.quantity for row in run.rows}
+    quantities = [quantity for name, quantity in QUANTITIES.items() if name in judged]
+    (panels,) = figure.subplots(1, len(quantities), sharey=True, sharex=True, squeeze=False)
+    for ax, quantity in zip(panels, quantities, strict=True):
         rows = [row for row in run.rows if row.quantity == quantity.name]
         layers = sorted({row.layer for row in rows})
         for row in rows:
@@ -165,7 +170,7 @@ def _extrapolation(ax: Any, run: Run, chosen: Sequence[Case]) -> None:
     """Log gradient ratio of the first layer against 1/width: means, fit, and theory at 0."""
     for case in chosen:
         color, line, marker = _INPUT_STYLES[case.kind]
-        curve = run.curves.get((case.id, "gradient"))
+        curve = _curve(run, case, "gradient")
         if curve is None:
             continue
         theory = curve.theory[0]
@@ -219,8 +224,8 @@ def _draw(ax: Any, curve: Curve, run: Run, color: str, line: str, marker: str, l
 
 def _curve(run: Run, case: Case, name: str) -> Curve | None:
     """The curve of a quantity; of log E[x^2] the deeper one."""
-    deeper = run.curves.get((case.id, "growth")) if name == "second_moment" else None
-    return deeper or run.curves.get((case.id, name))
+    other = run.curves.get((case.id, _SAME[name])) if name in _SAME else None
+    return other or run.curves.get((case.id, name))
 
 
 def _title(name: str) -> str:
@@ -234,7 +239,7 @@ def _title(name: str) -> str:
 
 
 def _integer_ticks(ax: Any, run: Run) -> None:
-    depth = run.budget.wide.depth
+    depth = max(len(curve.theory) for curve in run.curves.values())
     ax.set_xticks(range(1, depth + 1, max(1, depth // 6)))
 
 

@@ -15,7 +15,6 @@ from montecarlo.costs import network_seconds
 from montecarlo.experiment import Experiment, Method
 from montecarlo.linear import DirectSampler, Sampler
 from montecarlo.normals import fill_standard_normal
-from montecarlo.observables import OBSERVABLES
 from montecarlo.sampling import realize_inputs, seed_sequence
 from theory.program import lower
 from theory.specs.inputs import exchangeable, position_shape_of
@@ -51,14 +50,15 @@ class Job:
 
 
 def run_job(job: Job) -> FloatArray:
-    """Observables, shape (len(indices), len(OBSERVABLES), depth)."""
+    """Observables, shape (len(indices), observables, depth)."""
     experiment = job.experiment
     program = lower(experiment.network)
     width, seed, dtype = experiment.width, experiment.seed, experiment.dtype
     # Layers count from 0, so the number of operations is a key that no layer has.
     cotangent_key = len(program)
     buffers: dict[int, NDArray[Any]] = {}
-    tables = np.empty((len(job.indices), len(OBSERVABLES), experiment.network.depth))
+    shape = (len(job.indices), len(experiment.observables), experiment.network.depth)
+    tables = np.empty(shape)
     # Two BLAS threads do not help products this thin, workers would fight over the cores, and the
     # last bits of a product depend on how many there are: the inputs' too.
     with threadpool_limits(limits=1):

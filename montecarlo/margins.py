@@ -1,7 +1,8 @@
 """Quantities that ``normcompass verify`` compares, each with its margin; and the run's error rates.
 
 Margins belong to the quantity and were fixed before results were looked at: 1 % of a rate per layer,
-1 % of second moments and of the stable rank, 0.01 on the similarity, 5 % of 1 - s down to layer 10.
+1 % of second moments and of the stable rank, 0.01 on the similarity, 5 % of 1 - s down to layer 10, 5 % of
+a squared gradient ratio that grows less than exponentially.
 A budget may tighten all of them by one factor.
 """
 
@@ -54,7 +55,7 @@ class Quantity:
     @property
     def backward(self) -> bool:
         """Whether it belongs to gradients."""
-        return self.name == "gradient"
+        return "gradient" in self.name
 
     def layers(self, layer: int, depth: int) -> int:
         """Layers over which a rate accumulates: from the input, or for gradients from layer L."""
@@ -114,6 +115,13 @@ QUANTITIES: Mapping[str, Quantity] = MappingProxyType(
                 margin=0.01,
                 per_layer=True,
                 reason="log(‖g^l‖²/‖g^L‖²): relative error of λ, the factor per layer",
+            ),
+            Quantity(
+                name="gradient_total",
+                label="log gradient growth",
+                margin=0.05,
+                reason="log(‖g^l‖²/‖g^L‖²) of residual networks whose gradients grow as a power of depth "
+                "or stay bounded: relative error of the whole ratio; over 16 blocks 0.02 on the exponent",
             ),
         )
     }

@@ -136,7 +136,7 @@ def run(
     cotangent: Array | None,
     shape: tuple[int, ...] = (1,),
 ) -> Array:
-    """Observables of one network, shape (len(OBSERVABLES), depth).
+    """Observables of one network, shape (observables, depth): those of ``observables_of``.
 
     Parameters
     ----------
@@ -166,15 +166,15 @@ def run(
     read = Observe("stream" if residual else "activation")
     depth = sum(operation == read for operation in program)
     positions = math.prod(shape)
-    recorder = Recorder(depth=depth, batch=inputs.shape[1] // positions, positions=positions)
+    batch = inputs.shape[1] // positions
+    recorder = Recorder(depth=depth, batch=batch, positions=positions, branches=residual)
     # Overflow is looked for at every layer, so NumPy need not warn about it as well.
     with np.errstate(over="ignore", invalid="ignore"):
         tape = _forward(
             program, inputs, width=width, sampler=sampler, recorder=recorder, shape=shape
         )
         if cotangent is not None:
-            gradients = "stream" if residual else "preactivation"
-            _backward(list(tape), cotangent, read=gradients, depth=depth, recorder=recorder)
+            _backward(list(tape), cotangent, residual=residual, depth=depth, recorder=recorder)
         else:
             deque(tape, maxlen=0)  # run through it, keep nothing
     return recorder.table()
@@ -230,35 +230,43 @@ def _forward(
 
 
 def _backward(
-    tape: list[Step | str], delta: Array, *, read: str, depth: int, recorder: Recorder
+    tape: list[Step | str], delta: Array, *, residual: bool, depth: int, recorder: Recorder
 ) -> None:
-    """Pull delta = dloss/dx^L back to the first reading, recording log |g^l|^2 where ``read`` is read.
+    """Pull delta = dloss/dx^L back to the first reading, recording log |g^l|^2.
 
-    The pull-back is linear, so g is brought back to unit size at every reading and the logarithm of
-    its size kept: neither growth nor decay leaves the floating-point range.  No skip is open there.
+    It is read at h^l, or ``residual`` at the stream and then at the branch's h^l.  The pull-back is linear,
+    so g is brought back to unit size at every reading and the logarithm of its size kept: neither
+    growth nor decay leaves the floating-point range.  In a branch the skip is open and g stays.
     """
     log_scale = 0.0
-    layer = depth
+    layer, readings = depth, 2 * depth if residual else depth
     # What lies before the first reading is not observed: it is skipped.
-    while layer > 0:
+    while readings > 0:
         step = tape.pop()
         if not isinstance(step, str):
             delta = step.backward(delta)
             continue
-        if step != read:
+        if step == "activation":
             continue
-        layer -= 1
+        readings -= 1
+        in_branch = residual and step == "preactivation"
+        layer -= not in_branch
         square = compiled.sum_of_squares(delta)
         if not math.isfinite(square):
             raise NumericalError(
                 f"The gradient at layer {layer + 1} is not finite in {delta.dtype}: a pool's "
                 'variance is too small for its reciprocal.  Use eps > 0 or dtype="float64".'
             )
+        log_square = math.log(square) + 2.0 * log_scale if square > 0.0 else -math.inf
+        if in_branch:
+            recorder.branch_gradient(layer, log_square)
+            continue
         if square == 0.0:
             for below in range(layer + 1):
                 recorder.gradient(below, -math.inf)
+                recorder.branch_gradient(below, -math.inf)
             return
-        recorder.gradient(layer, math.log(square) + 2.0 * log_scale)
+        recorder.gradient(layer, log_square)
         exponent = math.frexp(math.sqrt(square / delta.size))[1]
         if abs(exponent) > 8:
             delta = _times(math.ldexp(1.0, -exponent), delta)

@@ -10,12 +10,14 @@ from typing import Any
 from montecarlo.digits import digits
 from montecarlo.options import NetworkOptions, shape_of
 from theory.errors import out_of_domain
+from theory.nf_scaling import nf_scaled
 from theory.specs import activations, normalizers
 from theory.specs import weights as weight_specs
 from theory.specs.activations import ACTIVATION_NAMES, Activation
 from theory.specs.inputs import Inputs, exchangeable, from_data
-from theory.specs.networks import FeedForward, Layer
+from theory.specs.networks import FeedForward, Layer, Network
 from theory.specs.normalizers import Normalizer
+from theory.specs.residual import ORDERS, Residual
 from theory.specs.weights import Weights
 from theory.zoo import zoo
 
@@ -55,12 +57,16 @@ _WITH_VARIANCE = ("gaussian", "WC", "centered_weights")
 _CORRELATION = _POSITION_CORRELATION = 0.5
 
 
-def build(options: NetworkOptions) -> tuple[FeedForward, Inputs]:
+def build(options: NetworkOptions) -> tuple[Network, Inputs]:
     """The network and the inputs that the options name."""
-    return build_network(options), build_inputs(options)
+    network, inputs = build_network(options), build_inputs(options)
+    if options.nf_scaling:
+        assert isinstance(network, Residual)
+        network = nf_scaled(network, inputs)
+    return network, inputs
 
 
-def build_network(options: NetworkOptions) -> FeedForward:
+def build_network(options: NetworkOptions) -> Network:
     """A layer of the zoo, or of a normalizer's constructor, with what the options replace.
 
     Parameters
@@ -70,7 +76,9 @@ def build_network(options: NetworkOptions) -> FeedForward:
         ``group_size``: for group_norm and evonorm_s0, instead of the size in parentheses;
         ``eps``: added to the pool's variance, only for a normalizer that divides;
         ``activation``, ``weights``, ``weight_variance``: instead of the layer's own, None keeps
-        them; ``kernel``: taps in every direction; ``depth``: number of layers.
+        them; ``kernel``: taps in every direction; ``depth``: number of layers; ``residual``: order
+        of a residual network, with ``skip``, ``branch``, ``maps``, ``stem`` (Gaussian, weight variance
+        1).  NF scaling needs the inputs too: ``build``.
 
     Raises
     ------
@@ -90,7 +98,45 @@ def build_network(options: NetworkOptions) -> FeedForward:
         weights = _weights(options.weights, options.weight_variance, layer.weights)
         layer = dataclasses.replace(layer, weights=weights)
     layer = dataclasses.replace(layer, kernel=options.kernel)
+    if options.residual is not None:
+        return _residual(layer, options)
+    for name in ("skip", "branch", "maps", "stem", "nf_scaling"):
+        value = getattr(options, name)
+        if value not in (None, False):
+            raise out_of_domain(
+                name, value, "left out without --residual", "add --residual pre-activation, say"
+            )
     return FeedForward(layer, depth=options.depth)
+
+
+def _residual(layer: Layer, options: NetworkOptions) -> Residual:
+    order: Any = (options.residual or "").replace("-", "_")
+    if order not in ORDERS:
+        names = ", ".join(name.replace("_", "-") for name in ORDERS)
+        raise out_of_domain("residual", options.residual, f"one of {names}", "check the spelling")
+    return Residual(
+        layer,
+        depth=options.depth,
+        order=order,
+        skip=1.0 if options.skip is None else options.skip,
+        branch=_branch(options.branch),
+        maps=options.maps,
+        stem=weight_specs.gaussian(weight_variance=1.0) if options.stem else None,
+    )
+
+
+def _branch(text: str | None) -> float | str:
+    if text is None:
+        return 1.0
+    text = text.replace(" ", "")
+    if text == "1/sqrt(L)":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise out_of_domain(
+            "branch", text, 'a number or "1/sqrt(L)"', "write --branch 0.1, say"
+        ) from None
 
 
 def build_inputs(options: NetworkOptions) -> Inputs:

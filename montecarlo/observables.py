@@ -9,7 +9,9 @@
     log_gradient_ratio  log(|g^l|^2 / |g^L|^2)
 
 ``preactivation_...``: the same of h^l.  In a residual network x^l is the stream that block l puts out,
-g^l the gradient there, and h^l the output of the first linear map in its branch.
+g^l the gradient there, and h^l the output of the first linear map in its branch; there is one more,
+
+    log_branch_gradient_ratio  log(|dloss/dh^l|^2 / |g^L|^2)
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from montecarlo.compiled import sample_statistics, unit_samples
+from theory.specs.networks import Network
+from theory.specs.residual import Residual
 
-__all__ = ["OBSERVABLES", "Recorder"]
+__all__ = ["BRANCH_GRADIENT", "OBSERVABLES", "Recorder", "observables_of"]
 
 Array = NDArray[Any]
 FloatArray = NDArray[np.float64]
@@ -39,16 +43,26 @@ OBSERVABLES = (
     "squared_gradient",
     "log_gradient_ratio",
 )
+BRANCH_GRADIENT = "log_branch_gradient_ratio"
+
+
+def observables_of(network: Network) -> tuple[str, ...]:
+    """What is recorded of ``network``; a stored run carries these names with its numbers."""
+    return (*OBSERVABLES, BRANCH_GRADIENT) if isinstance(network, Residual) else OBSERVABLES
 
 
 class Recorder:
-    """Collects the observables of one network while it runs."""
+    """Collects the observables of one network while it runs; of a residual one with ``branches``."""
 
-    def __init__(self, *, depth: int, batch: int, positions: int = 1) -> None:
+    def __init__(
+        self, *, depth: int, batch: int, positions: int = 1, branches: bool = False
+    ) -> None:
         self._positions = positions
+        self._names = (*OBSERVABLES, BRANCH_GRADIENT) if branches else OBSERVABLES
         self._values: dict[str, list[float]] = {}
         self._gram: FloatArray = np.empty((depth, batch, batch))
         self._log_squared_gradient: FloatArray = np.full(depth, np.nan)
+        self._log_squared_branch_gradient: FloatArray = np.full(depth, np.nan)
         self._squares: FloatArray = np.empty(batch)
         self._unit: FloatArray = np.empty((0, batch))
 
@@ -73,8 +87,12 @@ class Recorder:
         """Record log |g^l|^2."""
         self._log_squared_gradient[layer] = log_square
 
+    def branch_gradient(self, layer: int, log_square: float) -> None:
+        """Record log |dloss/dh^l|^2 in the branch of a block."""
+        self._log_squared_branch_gradient[layer] = log_square
+
     def table(self) -> FloatArray:
-        """All observables, shape (len(OBSERVABLES), depth)."""
+        """All observables, shape (observables, depth), in the order of ``observables_of``."""
         values: dict[str, Any] = {name: np.array(column) for name, column in self._values.items()}
         logs = self._log_squared_gradient
         # A network can die (all units off): its logarithms are -inf and its angles NaN.
@@ -85,7 +103,8 @@ class Recorder:
             values["stable_rank"] = _stable_rank(self._gram)
             values["squared_gradient"] = np.exp(logs)
             values["log_gradient_ratio"] = logs - logs[-1]
-        return np.array([values[name] for name in OBSERVABLES])
+            values[BRANCH_GRADIENT] = self._log_squared_branch_gradient - logs[-1]
+        return np.array([values[name] for name in self._names])
 
     def _append(self, name: str, value: float) -> None:
         self._values.setdefault(name, []).append(value)

@@ -39,6 +39,7 @@ class InputChoice(StrEnum):
     synthetic = "synthetic"
     ring = "ring"
     torus = "torus"
+    residual = "residual"
     all = "all"
 
 
@@ -100,7 +101,48 @@ class NetworkOptions:
             "--weight-variance", metavar="V", help="Var(W) times fan-in (gaussian, WC); 2 is He's."
         ),
     ] = None
-    depth: Annotated[int, _option("--depth", metavar="L", help="Number of layers.")] = 20
+    depth: Annotated[
+        int, _option("--depth", metavar="L", help="Number of layers, or of residual blocks.")
+    ] = 20
+    residual: Annotated[
+        str | None,
+        _option(
+            "--residual",
+            metavar="ORDER",
+            help="A residual network: pre-activation, post-activation, activation-before-addition, "
+            "pre-norm, post-norm, branch-end-norm, sandwich or deep-norm (with DeepNorm's constants "
+            "for the depth).",
+        ),
+    ] = None
+    skip: Annotated[
+        float | None, _option("--skip", metavar="A", help="Factor of the skip; 1 if not given.")
+    ] = None
+    branch: Annotated[
+        str | None,
+        _option(
+            "--branch",
+            metavar="B",
+            help='Factor of the branch; 1 if not given, 0 for SkipInit, "1/sqrt(L)" for that.',
+        ),
+    ] = None
+    maps: Annotated[
+        int | None,
+        _option(
+            "--maps",
+            metavar="1|2",
+            help="Linear maps per branch; 1 if not given, 2 in the orders of Transformers.",
+        ),
+    ] = None
+    stem: Annotated[
+        bool,
+        _option("--stem", help="A linear map before the first block; digits need one."),
+    ] = False
+    nf_scaling: Annotated[
+        bool,
+        _option(
+            "--nf-scaling", help="Branches see the stream over its predicted root mean square."
+        ),
+    ] = False
     batch: Annotated[int, _option("--batch", metavar="B", help="Number of samples.")] = 16
     correlation: Annotated[
         float | None,

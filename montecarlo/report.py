@@ -24,7 +24,7 @@ import numba
 import numpy as np
 import scipy
 
-from montecarlo import figures
+from montecarlo import figures, residual_figures
 from montecarlo.budgets import DEFAULT, Budget
 from montecarlo.claims import cases
 from montecarlo.controls import ControlRow
@@ -203,6 +203,16 @@ def _page(run: Run) -> str:
                 f"{kind}: theory (lines) and simulation extrapolated to infinite width (points).",
             )
             for kind in kinds
+            if kind != "residual"
+        ),
+        *(
+            _figure(
+                figures.png(residual_figures.draw(growths, quantity)),
+                f"residual, {quantity}: theory (lines) and simulation extrapolated to infinite width "
+                "(points), both axes logarithmic.",
+            )
+            for quantity in residual_figures.QUANTITIES
+            if (growths := residual_figures.growths_of(run, quantity))
         ),
         _figure(figures.p_values(run), "p-values of all tests against the uniform law."),
         "<h2>Margins</h2>",

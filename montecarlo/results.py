@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from montecarlo.observables import OBSERVABLES
+from montecarlo.observables import BRANCH_GRADIENT, OBSERVABLES
 from theory.errors import StoreError
 
 if TYPE_CHECKING:
@@ -125,29 +125,49 @@ class Simulation:
 
         Use ``log_gradient_norm`` where the squared gradient has no variance.
         """
-        ratio = self._gradient("log_gradient_ratio")
+        return self._norm("log_gradient_ratio")
+
+    @property
+    def log_branch_gradient_norm(self) -> Estimate:
+        """E log(|dloss/dh^l| / |g^L|) in the branches of a residual network."""
+        return Estimate.of(0.5 * self._gradient(BRANCH_GRADIENT))
+
+    @property
+    def branch_gradient_norm(self) -> Estimate:
+        """sqrt(E|dloss/dh^l|^2 / E|g^L|^2) in the branches of a residual network, as ``gradient_norm``."""
+        return self._norm(BRANCH_GRADIENT)
+
+    def _norm(self, name: str) -> Estimate:
+        ratio = self._gradient(name)
         last = self._gradient("squared_gradient")[:, -1]
         # A common factor for each layer keeps exp() in range at any depth; it cancels below.
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             top = ratio.max(axis=0)
+            top[np.isneginf(top)] = 0.0  # exactly 0 in every network
             relative = last / last.mean()
             numerator = np.exp(ratio - top) * relative[:, None]
             mean = numerator.mean(axis=0)
             norm = np.sqrt(mean) * np.exp(0.5 * top)
             if self.replicates == 1:
                 return Estimate(norm, np.full(norm.shape, math.inf), 1)
-            influence = numerator / mean - relative[:, None]
+            influence = np.where(mean == 0.0, 0.0, numerator / mean - relative[:, None])
             spread = influence.std(axis=0, ddof=1) / math.sqrt(self.replicates)
             return Estimate(norm, 0.5 * norm * spread, self.replicates)
 
     def _gradient(self, name: str) -> FloatArray:
         if not self.backward:
             raise AttributeError("no gradients were simulated; simulate with backward=True")
+        if name not in self.samples:
+            raise AttributeError("branch gradients are those of residual networks")
         return self.samples[name]
 
     def estimates(self) -> dict[str, Estimate]:
         """Every observable by name."""
-        derived = ("log_gradient_norm", "gradient_norm") if self.backward else ()
+        derived: tuple[str, ...] = ()
+        if self.backward:
+            derived = ("log_gradient_norm", "gradient_norm")
+        if BRANCH_GRADIENT in self.samples:
+            derived += ("log_branch_gradient_norm", "branch_gradient_norm")
         return {name: getattr(self, name) for name in (*self.samples, *derived)}
 
     def to_frame(self) -> pd.DataFrame:
@@ -201,7 +221,7 @@ def load(path: str | Path) -> Simulation:
     shapes = {array.shape for array in samples.values()}
     forward = {name for name in OBSERVABLES if "gradient" not in name}
     if (
-        set(samples) not in (forward, set(OBSERVABLES))
+        set(samples) - {BRANCH_GRADIENT} not in (forward, set(OBSERVABLES))
         or len(shapes) != 1
         or len(next(iter(shapes))) != 2
     ):

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from montecarlo.database import explained, open_database, transaction
 from montecarlo.experiment import ENGINE, Experiment
-from montecarlo.observables import OBSERVABLES
 from montecarlo.records import (
     FIELDS,
     NETWORKS,
@@ -189,7 +188,7 @@ class Store:
         indices
             Replicates, >= 0.
         values
-            Their observables, shape (len(indices), len(OBSERVABLES), depth).
+            Their observables, shape (len(indices), observables, depth).
         computed_in
             ``environment()`` of the process that computed them; None is this one.
 
@@ -201,7 +200,7 @@ class Store:
             The file cannot be written, or holds this experiment with other observables.
         """
         replicates = [_replicate(index) for index in indices]
-        shape = (len(replicates), len(OBSERVABLES), experiment.network.depth)
+        shape = (len(replicates), len(experiment.observables), experiment.network.depth)
         if np.shape(values) != shape:
             raise out_of_domain("values", np.shape(values), f"of shape {shape}", "pass all of them")
         machine = dict(environment() if computed_in is None else computed_in)
@@ -282,7 +281,7 @@ class Store:
             return None
         entry = Entry(*row)
         if isinstance(experiment, Experiment) and (
-            (entry.names, entry.depth) != (OBSERVABLES, experiment.network.depth)
+            (entry.names, entry.depth) != (experiment.observables, experiment.network.depth)
         ):
             raise StoreError(
                 f"{self._name} holds run {experiment.key[:12]} with other observables than this "
@@ -293,7 +292,7 @@ class Store:
 
     def _begin(self, experiment: Experiment) -> Entry:
         """Insert an experiment."""
-        names, depth = canonical(OBSERVABLES), experiment.network.depth
+        names, depth = canonical(experiment.observables), experiment.network.depth
         row = self._connection.execute(
             "INSERT INTO experiments (key, document, observables, depth) VALUES (?, ?, ?, ?)",
             (experiment.key, canonical(experiment.document), names, depth),

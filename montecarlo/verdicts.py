@@ -28,8 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from montecarlo.budgets import Budget
-from montecarlo.claims import Case, Part, Theory
-from montecarlo.margins import ASSURANCE, POWER, Quantity
+from montecarlo.case import Case, Part
+from montecarlo.claims import Theory
+from montecarlo.margins import ASSURANCE, POWER, QUANTITIES, Quantity
 from montecarlo.statistics import (
     Fit,
     Term,
@@ -156,7 +157,7 @@ def checks_of(
     tests, skipped = [], []
     for case in chosen:
         parts = case.parts(budget)
-        if not any("gradient" in part.quantities for part in parts):
+        if not any(part.backward for part in parts):
             skipped.append(f"{case.id}, gradients: their heavy tail needs a larger budget")
         for part in parts:
             theory = theories[case.id, "", part.grid.depth]
@@ -202,7 +203,7 @@ def curves_of(
     counts = [min(pilot, v.shape[1]) for v in values]
     curves = {}
     for index, name in enumerate(part.quantities):
-        rank = case.rank if name == "gradient" else math.inf
+        rank = case.rank if QUANTITIES[name].backward else math.inf
         terms = width_terms(rank, curved=part.grid.curved)
         fit = weighted_fit(
             widths,

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from montecarlo.budgets import Budget
-from montecarlo.claims import Case, Part, Theory, cases, theory_of
+from montecarlo.case import Case, Part
+from montecarlo.claims import Theory, cases, theory_of
 from montecarlo.collect import Resources, collect, opened
 from montecarlo.controls import ControlRow, control_row
 from montecarlo.ensemble import plan
@@ -39,7 +40,7 @@ from montecarlo.verdicts import (
 from theory.errors import NormcompassError, out_of_domain
 from theory.specs._check import integer
 from theory.specs.inputs import Inputs
-from theory.specs.networks import FeedForward
+from theory.specs.networks import Network
 
 if TYPE_CHECKING:
     from montecarlo.store import Store
@@ -220,14 +221,17 @@ def _simulate(
     """Both stages of one part."""
     try:
         experiments = [experiment_of(case, part, width, seed) for width in part.grid.widths]
+        names = experiments[0].observables
         pilot = [(experiment, part.grid.pilot) for experiment in experiments]
         tables, _ = collect(pilot, resources)
-        curves = curves_of(case, part, theory, [quantities_of(part, table) for table in tables])
+        values = [quantities_of(part, table, names=names) for table in tables]
+        curves = curves_of(case, part, theory, values)
         wanted = networks_wanted(tests, curves, part, level=level)
         if wanted > part.grid.pilot:
             everything = [(experiment, wanted) for experiment in experiments]
             tables, _ = collect(everything, resources, begun=tables)
-            curves = curves_of(case, part, theory, [quantities_of(part, table) for table in tables])
+            values = [quantities_of(part, table, names=names) for table in tables]
+            curves = curves_of(case, part, theory, values)
     except NormcompassError as error:
         error.add_note(f"while simulating {case.id}")
         raise
@@ -250,9 +254,11 @@ def experiment_of(case: Case, part: Part, width: int, seed: int) -> Experiment:
     return experiment
 
 
-def quantities_of(part: Part, table: FloatArray) -> FloatArray:
+def quantities_of(
+    part: Part, table: FloatArray, *, names: Sequence[str] = OBSERVABLES
+) -> FloatArray:
     """(networks, observables, depth) -> (quantities, networks, depth), on the scales compared."""
-    observed = dict(zip(OBSERVABLES, np.moveaxis(table, 1, 0), strict=True))
+    observed = dict(zip(names, np.moveaxis(table, 1, 0), strict=True))
     # A dead network makes its means infinite, and the verdict INCONCLUSIVE.
     with np.errstate(divide="ignore", invalid="ignore"):
         scales = {
@@ -262,6 +268,7 @@ def quantities_of(part: Part, table: FloatArray) -> FloatArray:
             "gap": np.log(observed["gap"]),
             "stable_rank": np.log(observed["stable_rank"]),
             "gradient": observed["log_gradient_ratio"],
+            "gradient_total": observed["log_gradient_ratio"],
         }
     return np.stack([scales[name] for name in part.quantities])
 
@@ -272,16 +279,16 @@ _Prediction = tuple[str, str, int]
 
 def _wanted(
     chosen: Sequence[Case], budget: Budget, controls: bool
-) -> dict[_Prediction, tuple[FeedForward, Inputs]]:
+) -> dict[_Prediction, tuple[Network, Inputs]]:
     """What to predict."""
     wanted = {}
     for case in chosen:
-        layers = {"": case.layer}
-        layers |= {control.name: control.layer for control in (case.controls if controls else ())}
         for part in case.parts(budget):
             depth = part.grid.depth
-            for name, layer in layers.items():
-                wanted[case.id, name, depth] = (FeedForward(layer, depth=depth), case.inputs)
+            wanted[case.id, "", depth] = (case.network(depth), case.inputs)
+            for control in case.controls if controls else ():
+                wrong = control.network(depth, case.inputs)
+                wanted[case.id, control.name, depth] = (wrong, case.inputs)
     return wanted
 
 
@@ -298,7 +305,7 @@ def _predict_all(
     return found
 
 
-def _predict(job: tuple[str, FeedForward, Inputs]) -> Theory:
+def _predict(job: tuple[str, Network, Inputs]) -> Theory:
     case, network, inputs = job
     try:
         return theory_of(network, inputs)

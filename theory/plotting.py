@@ -99,13 +99,15 @@ def style(label: str) -> dict[str, Any]:
     ----------
     label
         A name of ``theory.zoo``; a sized name, such as GN(32), in which the hue darkens with the
-        logarithm of the size; any other name gets one of the hues, by a hash of the name.
+        logarithm of the size; either with something after a comma, an order of a residual network, which
+        changes nothing; any other name gets one of the hues, by a hash of the name.
 
     Returns
     -------
     dict
         Keywords ``color``, ``linestyle``, ``marker`` of matplotlib's ``Axes.plot``.
     """
+    label = label.partition(",")[0]
     if label in _STYLES:
         hue, line, marker = _STYLES[label]
         return {"color": _HUES[hue], "linestyle": line, "marker": marker}

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from theory.errors import HypothesisError, out_of_domain
+from theory.errors import out_of_domain
 from theory.folds import INFINITE_LAYER, Backward, fold, follow_gradient, schedule
 from theory.laws import non_gaussian
+from theory.population.prediction import predict_population
 from theory.regimes import regime
 from theory.results import Prediction, PredictionSet
 from theory.routes.positions_spectrum import PositionSpectrum
@@ -43,7 +44,8 @@ def predict(network: Network, inputs: Inputs, *, backward: bool = True) -> Predi
     Folds Sigma^{l+1} = sigma_w^2 V(Sigma^l) forwards and Pi^l = T(sigma_w^2 Pi^{l+1}) backwards
     (theory notes, sections 1 and 3), from a cotangent of independent standard Gaussians at x^L; along
     a residual stream Sigma' = a^2 Sigma + b^2 sigma_w^2 V(Sigma), Pi = a^2 Pi' + b^2 T(sigma_w^2 Pi')
-    (section 5).
+    (section 5).  A stream that is not Gaussian is followed as a population of channels from a fixed
+    seed, with standard errors; see ``theory.population.prediction``.
 
     Parameters
     ----------
@@ -65,7 +67,8 @@ def predict(network: Network, inputs: Inputs, *, backward: bool = True) -> Predi
         The normalizer is not defined on these inputs.
     HypothesisError
         A formula's hypothesis is violated: zero pool variance at eps = 0, an infinite second
-        moment, a stream that is not Gaussian, or an expectation that no route takes.
+        moment, a stream that is not Gaussian of data or over positions, or an expectation that no
+        route takes.
     NumericalError
         Overflow of a network that is not scale free, or no convergence.
     """
@@ -73,10 +76,7 @@ def predict(network: Network, inputs: Inputs, *, backward: bool = True) -> Predi
     kind = regime(network, inputs)
     departure = non_gaussian(network, inputs)
     if departure is not None:
-        raise HypothesisError(
-            f"{departure}: its law needs a population of channels, which is not there yet; use an order "
-            'whose stream is Gaussian (order="pre_activation"), or simulate it'
-        )
+        return predict_population(network, inputs, kind, departure=departure, backward=backward)
     program = schedule(network)
     states, forward_route = fold(program.ops, initial_state(inputs))
 

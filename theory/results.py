@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,8 +53,11 @@ class Prediction:
     ``log_preactivation_second_moment`` (2**depth must not overflow), and ``gap`` = 1 - similarity
     and ``preactivation_gap``, which keep full relative precision.
 
-    ``error[name]`` is an absolute numerical error per layer, ``route[name]`` says per layer what
-    gave the number, and ``regime`` which moments of the squared gradient exist.
+    ``error[name]`` is an absolute numerical error per layer (of populations a standard error over 8
+    of them, stretched so that three are exceeded with probability 0.27 %), ``route[name]`` says per
+    layer what gave the number (``routes`` keeps what differs from ``forward_route`` and
+    ``backward_route``), and ``regime`` which moments of the squared gradient exist.  ``settings``,
+    such as a seed, enter the provenance.
     """
 
     network: Network
@@ -69,6 +72,8 @@ class Prediction:
     states: Sequence[Any]
     log_branch_gradient_norm: FloatArray | None = None
     branch_gradient_error: FloatArray | None = None
+    routes: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def depth(self) -> int:
@@ -190,6 +195,7 @@ class Prediction:
         names = {}
         for name in self.error:
             used = self.backward_route if "gradient" in name else self.forward_route
+            used = self.routes.get(name.removeprefix("log_"), used)
             # The first layer's pre-activations are a linear map of the inputs.
             linear = "preactivation" in name and not isinstance(self.network, Residual)
             first = "closed form" if linear else used
@@ -227,7 +233,7 @@ class Prediction:
         """Versions, specification keys and machine that made this prediction."""
         from theory.provenance import provenance
 
-        return provenance(network=self.network, inputs=self.inputs)
+        return provenance(network=self.network, inputs=self.inputs, **self.settings)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per layer and observable: layer, observable, value, error, route."""

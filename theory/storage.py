@@ -54,6 +54,8 @@ def save_prediction(prediction: Prediction, path: str | Path) -> None:
         "regime": regime,
         "forward_route": prediction.forward_route,
         "backward_route": prediction.backward_route,
+        "routes": dict(prediction.routes),
+        "settings": dict(prediction.settings),
         "provenance": dict(prediction.provenance),
     }
     arrays: dict[str, Any] = {}
@@ -143,6 +145,9 @@ def _build(document: dict[str, Any], arrays: dict[str, Any]) -> Prediction:
         states=states,
         log_branch_gradient_norm=arrays.get("log_branch_gradient_norm"),
         branch_gradient_error=arrays.get("branch_gradient_error"),
+        # Absent from files that older versions wrote.
+        routes=document.get("routes", {}),
+        settings=document.get("settings", {}),
     )
 
 

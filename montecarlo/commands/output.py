@@ -31,7 +31,14 @@ __all__ = [
     "write_json",
 ]
 
-SHOWN = ("second_moment", "variance", "similarity", "stable_rank", "gradient_norm")
+SHOWN = (
+    "second_moment",
+    "variance",
+    "similarity",
+    "stable_rank",
+    "gradient_norm",
+    "branch_gradient_norm",
+)
 
 
 def one_format(as_json: bool, as_csv: bool) -> None:

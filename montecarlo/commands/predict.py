@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from montecarlo.commands.output import (
     SHOWN,
@@ -14,6 +15,9 @@ from montecarlo.commands.output import (
 )
 from montecarlo.networks import build
 from montecarlo.options import CSV, JSON, PLOT, NetworkOptions, takes_network
+from theory.specs.inputs import Inputs
+from theory.specs.networks import Network
+from theory.specs.residual import Residual
 from theory.specs.serialize import to_dict
 
 __all__ = ["predict"]
@@ -38,12 +42,13 @@ def predict(
     prediction = compute(network, inputs)
     columns = {
         name: getattr(prediction, name)
-        for name in OBSERVABLES
+        for name in (*OBSERVABLES, "branch_gradient_norm")
         if getattr(prediction, name) is not None
     }
     logarithms = {
         name: getattr(prediction, name) for name in ("log_second_moment", "log_gradient_norm")
     }
+    laws = _laws(network, inputs)
     if plot is not None:
         from theory.plotting import plot_predictions
 
@@ -61,6 +66,7 @@ def predict(
                 "route": {name: list(prediction.route[name]) for name in columns},
                 "provenance": prediction.provenance,
             }
+            | ({"growth": laws} if laws else {})
         )
     elif as_csv:
         sys.stdout.write(prediction.to_frame().to_csv(index=False))
@@ -68,3 +74,21 @@ def predict(
         cells = {name: [f"{v:.6g}" for v in columns[name]] for name in SHOWN if name in columns}
         print_layers(f"{prediction.label}, predicted", cells)
         screen().print(prediction.regime.reason, style="dim", highlight=False, markup=False)
+        for what, law in laws.items():
+            text = f"Growth with depth, {what}: {law['law']} ({law['route']})"
+            screen().print(text, highlight=False, markup=False)
+
+
+def _laws(network: Network, inputs: Inputs) -> dict[str, dict[str, Any]]:
+    """Growth laws of E[x_l^2] in l and of squared gradients in L/l, where they are derived."""
+    from theory.residual_growth import growth_law
+
+    if not isinstance(network, Residual) or network.layer.kernel != 1 or inputs.positions != 1:
+        return {}
+    found = growth_law(network, batch=inputs.batch)
+    laws = {"second moment": found.variance, "squared gradient": found.gradient}
+    return {
+        name: {"law": str(law), "kind": law.kind, "rate": law.rate, "route": law.route}
+        for name, law in laws.items()
+        if law is not None
+    }

@@ -210,7 +210,7 @@ def _inputs(run: StoredRun) -> str:
 
 def _simulation(store: Store, run: StoredRun) -> Simulation:
     """The stored networks as a simulation, without gradients if there were none."""
-    from montecarlo.observables import OBSERVABLES
+    from montecarlo.observables import BRANCH_GRADIENT, OBSERVABLES
     from montecarlo.results import Simulation
 
     names = [name for name in OBSERVABLES if run.backward or "gradient" not in name]
@@ -220,4 +220,7 @@ def _simulation(store: Store, run: StoredRun) -> Simulation:
             f"Run {run.id} has other observables than this version reads; use the normcompass that "
             "wrote it."
         )
+    # Residual networks have it, except those of early stores.
+    if run.backward and BRANCH_GRADIENT in samples:
+        names.append(BRANCH_GRADIENT)
     return Simulation({name: samples[name] for name in names}, {"width": run.width})

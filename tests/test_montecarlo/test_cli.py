@@ -18,7 +18,17 @@ import pytest
 
 import montecarlo as mc
 import theory as th
-from montecarlo import cli, digits, group_curve, networks, options, tables
+from montecarlo import (
+    cli,
+    digits,
+    gallery,
+    group_curve,
+    networks,
+    options,
+    residual_cases,
+    residual_figures,
+    tables,
+)
 from montecarlo import verify as verification
 from montecarlo.budgets import BUDGETS, Budget, Grid
 from montecarlo.commands.table import plus_minus
@@ -415,6 +425,116 @@ class TestPositions:
         status, _, err = run("simulate", *words)
         assert status == 3
         assert "no route over positions" in err
+
+
+class TestResidual:
+    OPTIONS = ("--norm", "BN", "--residual", "pre-activation", "--depth", "4", "--batch", "8")
+
+    def test_predict(self, run):
+        status, out, err = run(
+            "predict", *self.OPTIONS, "--skip", "0.9", "--branch", "0.5", "--maps", "2", "--json"
+        )
+        assert (status, err) == (0, "")
+        document = json.loads(out, parse_constant=pytest.fail)
+        network = th.Residual(th.Layer(norm=th.batch_norm()), depth=4, skip=0.9, branch=0.5, maps=2)
+        expected = th.predict(network, th.exchangeable(batch=8, correlation=0.5))
+        assert document["network"] == to_dict(network)
+        for name in ("second_moment", "gradient_norm", "branch_gradient_norm"):
+            assert document["values"][name] == list(getattr(expected, name))
+
+    def test_growth_laws_are_printed(self, run):
+        status, out, _ = run("predict", *self.OPTIONS)
+        assert status == 0
+        assert "Growth with depth, second moment: 1 l (" in out
+        assert "Growth with depth, squared gradient: l^1.78819 (" in out
+        _, out, _ = run("predict", *self.OPTIONS, "--json")
+        growth = json.loads(out)["growth"]
+        law = th.growth_law(th.Residual(th.Layer(norm=th.batch_norm()), depth=4), batch=8)
+        assert growth["squared gradient"]["rate"] == law.gradient.rate
+        assert "growth" not in json.loads(run("predict", "--depth", "2", "--json")[1])
+
+    @pytest.mark.parametrize(
+        ("words", "network"),
+        [
+            (
+                ("--residual", "deep_norm", "--norm", "LN"),
+                th.Residual(th.Layer(norm=th.layer_norm()), depth=3, order="deep_norm"),
+            ),
+            (
+                ("--residual", "pre-activation", "--branch", "1/sqrt(L)"),
+                th.Residual(th.Layer(), depth=3, branch="1/sqrt(L)"),
+            ),
+            (
+                ("--residual", "pre-activation", "--nf-scaling"),
+                th.nf_scaled(
+                    th.Residual(th.Layer(), depth=3), th.exchangeable(batch=4, correlation=0.5)
+                ),
+            ),
+            (
+                ("--residual", "branch-end-norm", "--norm", "LN", "--stem"),
+                th.Residual(
+                    th.Layer(norm=th.layer_norm()),
+                    depth=3,
+                    order="branch_end_norm",
+                    stem=th.gaussian(weight_variance=1.0),
+                ),
+            ),
+        ],
+    )
+    def test_simulate(self, run, words, network):
+        options = ("--depth", "3", "--batch", "4", "--width", "16", "--replicates", "3")
+        status, out, _ = run("simulate", *words, *options, "--json")
+        assert status == 0
+        document = json.loads(out, parse_constant=pytest.fail)
+        inputs = th.exchangeable(batch=4, correlation=0.5)
+        found = mc.simulate(network, inputs, width=16, replicates=3, workers=1)
+        assert document["network"] == to_dict(network)
+        for name in ("second_moment", "branch_gradient_norm"):
+            assert document["values"][name] == list(getattr(found, name).mean)
+
+    @pytest.mark.parametrize(
+        ("words", "sentence"),
+        [
+            (
+                ("--residual", "v2"),
+                "residual = 'v2' is not valid: it must be one of pre-activation,",
+            ),
+            (("--skip", "0.5"), "skip = 0.5 is not valid: it must be left out without --residual"),
+            (("--nf-scaling",), "nf_scaling = True is not valid"),
+            (("--residual", "sandwich", "--branch", "x"), "branch = 'x' is not valid"),
+            (("--residual", "sandwich", "--maps", "3"), "maps = 3 is not valid"),
+            (("--residual", "pre-norm", "--norm", "LN", "--nf-scaling"), "NF scaling stands in"),
+        ],
+    )
+    def test_mistakes(self, run, words, sentence):
+        status, out, err = run("predict", *words)
+        assert (status, out) == (2, "")
+        assert sentence in " ".join(err.split())
+
+
+class TestFigures:
+    def test_every_figure_is_written(self, run, tmp_path, monkeypatch):
+        monkeypatch.setattr(residual_figures, "CASES", residual_cases.CASES[:2])
+        monkeypatch.setattr(residual_figures, "_REPLICATES", 2)
+        names = ["residual-variance", "residual-gradient"]
+        only = [word for name in names for word in ("--only", name)]
+        status, out, err = run("figures", "--out", str(tmp_path / "new"), *only, "--workers", "1")
+        residual_figures.simulated.cache_clear()
+        assert (status, out) == (0, "")
+        for name in names:
+            path = tmp_path / "new" / f"{name}.png"
+            assert path.read_bytes().startswith(b"\x89PNG")
+            assert str(path) in err
+        assert set(names) < set(gallery.FIGURES)
+
+    def test_mistakes(self, run, tmp_path):
+        status, _, err = run("figures", "--out", str(tmp_path), "--only", "overvew")
+        assert status == 2
+        assert "only = 'overvew'" in err
+        (tmp_path / "file").write_text("")
+        status, _, err = run("figures", "--out", str(tmp_path / "file" / "a"), "--only", "overview")
+        assert status == 2
+        assert "out = " in err
 
 
 class TestTable:

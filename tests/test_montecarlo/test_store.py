@@ -226,7 +226,7 @@ def test_find(filled):
 
 def test_other_observables(filled, monkeypatch):
     """A run of another version can be listed and exported, not continued."""
-    monkeypatch.setattr(store, "OBSERVABLES", OBSERVABLES[:-1])
+    monkeypatch.setattr("montecarlo.experiment.observables_of", lambda _: OBSERVABLES[:-1])
     with Store(filled) as opened:
         for call in (
             lambda: opened.indices(EXPERIMENT),

@@ -21,7 +21,8 @@ import montecarlo
 import theory
 from montecarlo import report, verify
 from montecarlo.budgets import BUDGETS, DEFAULT, LONG, QUICK, Budget, Grid
-from montecarlo.claims import Control, cases, theory_of
+from montecarlo.case import Control
+from montecarlo.claims import cases, theory_of
 from montecarlo.cli import main
 from montecarlo.margins import ALPHA, QUANTITIES
 from montecarlo.verdicts import _verdict, checks_of, networks_wanted
@@ -122,6 +123,7 @@ class TestClaims:
             "gap": (0.05, False, 10),
             "stable_rank": (0.01, False, math.inf),
             "gradient": (0.01, True, math.inf),
+            "gradient_total": (0.05, False, math.inf),
         }
         assert QUICK.tightening == DEFAULT.tightening == 1.0 > LONG.tightening
 
@@ -150,14 +152,16 @@ class TestClaims:
         if case.name.startswith("EvoNorm"):
             pytest.skip("RQMC takes seconds: the slow test of the whole run covers it")
         effects = dict.fromkeys((control.name for control in case.controls), 0.0)
-        budget = LONG if case.kind in ("ring", "torus") else QUICK
+        budget = LONG if case.kind in ("ring", "torus", "residual") else QUICK
         for part in case.parts(budget):
             depth = part.grid.depth
             true = theory_of(case.network(depth), case.inputs)
             for control in case.controls:
-                wrong = theory_of(FeedForward(control.layer, depth=depth), case.inputs)
+                wrong = theory_of(control.network(depth, case.inputs), case.inputs)
                 for quantity, layer in part.tests:
                     name = quantity.name
+                    if control.quantity not in (None, name):
+                        continue
                     size = abs(wrong.value[name][layer - 1] - true.value[name][layer - 1])
                     margin = quantity.margin * quantity.layers(layer, depth)
                     effects[control.name] = max(effects[control.name], size / margin)
@@ -185,6 +189,101 @@ class TestClaims:
         with pytest.raises(SpecificationError, match="budget = 'quick'"):
             verify.affordable(spatial, QUICK)
         assert verify.affordable((*spatial, *cases("synthetic")), QUICK) == cases("synthetic")
+
+    def test_residual_networks(self):
+        """Every order and remedy; 32 blocks and more in the long budget only; few cases in the quick one."""
+        residual = cases("residual")
+        orders = {case.network(2).order for case in residual}
+        assert orders == set(theory.ORDERS)
+        assert {
+            "plain",
+            "BN",
+            "LN",
+            "VN",
+            "IN",
+            "FRN",
+            "GN(6)",
+            "GN(8)",
+            "RMSNorm",
+            "WN",
+            "SWS",
+        } < {case.name.split(",")[0] for case in residual}
+        assert all(case.network(2).stem is not None for case in residual)
+        ids = [case.id for case in cases("all")]
+        assert len(set(ids)) == len(ids)
+        assert len(verify.affordable(residual, QUICK)) == 4
+        assert len(verify.affordable(residual, LONG)) == len(residual)
+        for case in residual:
+            depths = {part.grid.depth for part in case.parts(LONG)}
+            assert max(depths) == case.deepest or max(depths) >= (
+                100 if case.deep else 16 if case.inputs.positions > 1 else 32
+            )
+            for part in case.parts(LONG):
+                names = (
+                    {"growth", "gradient"}
+                    if case.exponential
+                    else {"second_moment", "gradient_total"}
+                )
+                assert set(part.quantities) & {*names} == set(part.quantities) & {
+                    "growth", "gradient", "second_moment", "gradient_total"
+                }  # fmt: skip
+        with pytest.raises(SpecificationError, match="budget = 'tiny'"):
+            verify.affordable(residual, TINY)
+
+    def test_statements_of_residual_networks_are_the_derived_laws(self):
+        """What the report says in words is what ``growth_law`` derives."""
+        laws = {
+            case.name: theory.growth_law(case.network(16), batch=case.inputs.batch)
+            for case in cases("residual")
+            if case.network(1).layer.kernel == 1 and case.inputs.positions == 1
+        }
+        text = {case.name: case.statement for case in cases("residual")}
+
+        def said(name, kind, **numbers):
+            law = laws[name]
+            assert (law.variance.kind, law.gradient.kind) == kind, (name, law)
+            for part, (number, words) in numbers.items():
+                assert getattr(law, part).rate == pytest.approx(number, rel=5e-4)
+                assert words in text[name]
+
+        line, power, growth, steady = "linear", "polynomial", "exponential", "bounded"
+        said(
+            "BN, pre-activation", (line, power), variance=(1, "q₀ + l"), gradient=(1.788, "L^1.788")
+        )
+        said(
+            "LN, pre-activation", (line, power), variance=(1, "q₀ + l"), gradient=(1, "growth as L")
+        )
+        said("GN(6), pre-activation", (line, power), gradient=(4 / 3, "λ = 4/3"))
+        said("GN(8), pre-activation", (line, power), gradient=(6 / 5, "λ = 6/5"))
+        said(
+            "plain, pre-activation",
+            (growth, growth),
+            variance=(2, "double"),
+            gradient=(2, "double"),
+        )
+        ratio = 1 + math.pi / (math.pi - 1)
+        said(
+            "WN, pre-activation",
+            (growth, growth),
+            variance=(ratio, "2.467"),
+            gradient=(ratio, "2.467"),
+        )
+        said(
+            "SWS, pre-activation",
+            (growth, growth),
+            variance=(2, "doubles"),
+            gradient=(ratio, "2.467"),
+        )
+        said("plain, ReZero under way", (growth, growth), variance=(1.04, "1.04"))
+        said("SWS, 1/√L", (steady, steady), gradient=(4.336, "4.336"))
+        said("BN, LayerScale 0.1", (line, power), variance=(0.01, "l/100"))
+        said("SWS, NF scaling", (line, power), variance=(1, "q₀ + l"), gradient=(1.467, "L^1.467"))
+        said("LN, pre-norm", (line, power), variance=(2, "2 l"), gradient=(1, "as L"))
+        said("LN, branch-end norm", (line, power), variance=(1, "q₀ + l"), gradient=(1, "as L"))
+        said("LN, post-activation", (line, power), variance=(1, "→ l"), gradient=(0.209, "L^0.209"))
+        said("LN, activation before addition", (power, steady), variance=(2, "l²/2π"))
+        said("BN, activation before addition", (power, power), gradient=(1.788, "L^1.788"))
+        assert laws["VN, pre-activation"].variance is None  # samples collapse: no law of the four
 
     def test_cases_that_a_budget_leaves_out_are_not_named_in_its_command(self, tiny):
         chosen = verify.affordable(cases("all"), QUICK)

@@ -17,8 +17,8 @@ HEAVY = ("sympy", "matplotlib", "pandas", "numba", "dask", "torch", "hypothesis"
 SHARED = ("theory.specs", "theory.program", "theory.errors", "theory.provenance", "theory.zoo")
 # The modules that compare with predictions, or draw them.
 BRIDGES = {
-    "claims", "comparison", "console", "figures", "gallery", "predict", "report", "simulate",
-    "table", "tables", "verdicts", "verify",
+    "case", "claims", "comparison", "console", "figures", "gallery", "networks", "predict",
+    "report", "residual_cases", "residual_figures", "simulate", "table", "tables", "verdicts", "verify",
 }  # fmt: skip
 # Third party first, then our own: the state and route protocols import no montecarlo.
 ROOTS = {"theory": Path(theory.__file__).parent, "montecarlo": Path(montecarlo.__file__).parent}

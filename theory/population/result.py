@@ -69,6 +69,7 @@ class PopulationResult:
     """
 
     batch: int
+    channels: int
     stream: Averages
     preactivation: Averages | None
     gradient: Averages | None
@@ -152,6 +153,7 @@ def propagate(
     assert stream is not None
     return PopulationResult(
         batch=start.batch if batch is None or batch == math.inf else int(batch),
+        channels=size,
         stream=stream,
         preactivation=pre,
         gradient=gradient,

@@ -9,7 +9,8 @@ and the mean squared gradient given the channel's place, v_l(x) = E[g_l^2 | x_l 
     v_l(x) = a^2 int k(y, x) v_{l+1}(y) dy + c (b^2/q_l) E[g_{l+1}^2; x_{l+1} > 0],      v_L = 1:
 
 the mask of the activation multiplies what runs along the skip, and the branch spreads over all channels
-(W'd is Gaussian), with R^2 = sigma_w^2 q_l.  c = 1 for LN and RMSNorm.
+(W'd is Gaussian), with R^2 = sigma_w^2 q_l.  c = 1 for LN and RMSNorm.  Weights with centered rows see
+q_l - m_l^2 for q_l.
 
 Gauss-Legendre panels a few b wide take Gaussians of that width to rounding; no population, no noise.
 Source: theory notes, section 5 (post-activation); the gradient's equation is derived here.
@@ -42,13 +43,15 @@ _LARGEST_GRID = 60_000
 class WalkLaw(NamedTuple):
     """Moments of x_l for l = 1 ... L, and E[g_l^2] with E[g_L^2] = 1.
 
-    ``zero`` is P(x_l = 0), ``gradient`` None unless asked for.
+    ``zero`` is P(x_l = 0); ``gradient`` and ``shared``, what arrives through the branch of block l at
+    its input x_{l-1}, are None unless asked for.
     """
 
     mean: FloatArray
     second_moment: FloatArray
     zero: FloatArray
     gradient: FloatArray | None
+    shared: FloatArray | None
 
 
 def walk_law(
@@ -59,6 +62,7 @@ def walk_law(
     skip: float = 1.0,
     branch: float = 1.0,
     branch_gradient: float | None = None,
+    centered: bool = False,
 ) -> WalkLaw:
     """Law of x_{l+1} = relu(a x_l + b z_l) from a Gaussian x_0, for l = 1 ... L.
 
@@ -74,6 +78,8 @@ def walk_law(
         a in (0, 1.5], b > 0.
     branch_gradient
         c of the module's equation (1 for LN, RMSNorm), or None to leave gradients out.
+    centered
+        Whether the rows of W are.
 
     Raises
     ------
@@ -101,16 +107,23 @@ def walk_law(
         zeros.append(zero)
     table = np.array(masses)
     first, second = table @ x, table @ (x * x)
-    gradient = None
-    if branch_gradient is not None:
-        gradient = np.ones(count)
-        back, value, at_zero = kernel.T.tocsr(), np.ones(len(x)), 1.0
-        for k in range(count - 2, -1, -1):
-            shared = branch_gradient * b * b / second[k] * float(table[k + 1] @ value)
-            at_zero = a * a * float(from_zero @ value) + shared
-            value = a * a * (back @ value) + shared
-            gradient[k] = table[k] @ value + zeros[k] * at_zero
-    return WalkLaw(first, second, np.array(zeros), gradient)
+    if branch_gradient is None:
+        return WalkLaw(first, second, np.array(zeros), None, None)
+    # What the branch of block k sees: x_0 first.
+    seen = np.concatenate(([second_moment], second[:-1]))
+    if centered:
+        seen = seen - np.concatenate(([mean], first[:-1])) ** 2
+    with np.errstate(divide="ignore"):
+        # From x_0 = 0 the first branch divides by 0: there shared is infinite.
+        share = branch_gradient * b * b / seen
+    gradient, shared = np.ones(count), np.empty(count)
+    back, value, at_zero = kernel.T.tocsr(), np.ones(len(x)), 1.0
+    for k in range(count - 1, -1, -1):
+        gradient[k] = table[k] @ value + zeros[k] * at_zero
+        shared[k] = share[k] * float(table[k] @ value)
+        at_zero = a * a * float(from_zero @ value) + shared[k]
+        value = a * a * (back @ value) + shared[k]
+    return WalkLaw(first, second, np.array(zeros), gradient, shared)
 
 
 def _grid(

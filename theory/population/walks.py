@@ -1,0 +1,89 @@
+r"""When one channel of a stream is a reflected walk: relu(a x + b N(W x)) with N(W x) exactly Gaussian.
+
+Normalizers that divide by one number of the layer (LN, RMSNorm) leave W x a unit Gaussian at eps = 0:
+the channel's law needs no population.  From x_0 = 0 Spitzer's identity gives it, else its density on a
+grid.  Two samples jointly do: their walks agree the more the closer they are.
+"""
+
+from __future__ import annotations
+
+import math
+
+from theory.laws import only_rescales
+from theory.operators import bind_pull, bind_push
+from theory.program import Fork, Merge, NormAct, Observe, lower
+from theory.routes.reflected_walk import reflected_walk
+from theory.routes.walk_density import WalkLaw, walk_law
+from theory.specs.activations import identity
+from theory.specs.inputs import ExchangeableInputs
+from theory.specs.networks import Network
+from theory.specs.residual import Residual
+from theory.states.base import Gradient
+from theory.states.exchangeable import Exchangeable
+
+__all__ = ["REFLECTED_WALK", "WALK_DENSITY", "walk", "walk_refusal"]
+
+REFLECTED_WALK = "reflected walk"
+WALK_DENSITY = "walk density"
+
+# A start this small against the first step is x_0 = 0 to rounding.
+_NO_START = 2.0**-106
+# The laws of all blocks are kept for the way back: 150 MB.
+_DEEPEST = 4000
+
+
+def walk_refusal(network: Network, inputs: ExchangeableInputs) -> str | None:
+    """None if a channel of ``network`` is a reflected walk with unit Gaussian steps, else why not."""
+    if not isinstance(network, Residual) or network.order != "post_activation":
+        return "only post-activation streams are reflected"
+    activation, norm = network.layer.activation, network.layer.norm
+    if activation.name != "relu" or activation.scale != 1.0 or activation.shift != 0.0:
+        return f"{activation.name} does not reflect a walk at 0"
+    if norm is None or norm.eps != 0.0 or not only_rescales(NormAct(norm, identity)):
+        name = "no normalizer" if norm is None else norm.name
+        return f"{name} leaves steps that are not unit Gaussians"
+    skip, branch = network.factors
+    if not 0.0 < skip <= 1.0 or not branch > 0.0 or network.depth > _DEEPEST:
+        return f"the grid takes 0 < skip <= 1, branch > 0 and up to {_DEEPEST} blocks"
+    return "a factor for each branch" if network.scales else None
+
+
+def walk(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> tuple[WalkLaw, str]:
+    """Law of a channel and E[g^2] along it, and the route of its moments."""
+    start = Exchangeable(2, inputs.second_moment, 1.0, inputs.feature_mean)
+    if network.stem is not None:
+        weights = network.stem
+        start = start.linear(weights.weight_variance, centered=weights.centered)
+    skip, branch = network.factors
+    centered = network.weights.centered
+    law = walk_law(
+        network.depth,
+        second_moment=start.second_moment,
+        mean=start.mean,
+        skip=skip,
+        branch=branch,
+        branch_gradient=_branch_gradient(network) if backward else None,
+        centered=centered,
+    )
+    if skip != 1.0 or start.second_moment > _NO_START * branch * branch:
+        return law, WALK_DENSITY
+    exact = reflected_walk(network.depth, scale=branch)
+    found = law._replace(mean=exact.mean[1:], second_moment=exact.second_moment[1:])
+    return found._replace(zero=exact.zero[1:]), REFLECTED_WALK
+
+
+def _branch_gradient(network: Residual) -> float:
+    """c: what a branch returns of squared gradients, times the second moment that it sees."""
+    ops = lower(network)
+    fork = next(k for k, op in enumerate(ops) if isinstance(op, Fork))
+    merge = next(k for k, op in enumerate(ops) if isinstance(op, Merge))
+    state = Exchangeable(2, 1.0, 1.0)
+    passed = []
+    for op in ops[fork + 1 : merge]:
+        if not isinstance(op, Observe):
+            passed.append((op, state))
+            state = bind_push(op, state)[0](state)
+    gradient = Gradient((1.0, 0.0), 0, 0.0)
+    for op, state in reversed(passed):
+        gradient = bind_pull(op, state)[0](state, gradient)
+    return math.ldexp(gradient.value[0], 2 * gradient.exponent)
