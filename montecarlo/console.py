@@ -12,7 +12,7 @@ from rich.text import Text
 from montecarlo.budgets import Budget
 from montecarlo.margins import POWER, QUANTITIES
 from montecarlo.report import command, margins_table
-from montecarlo.verdicts import Row
+from montecarlo.verdicts import remarks
 from montecarlo.verify import Run
 
 __all__ = ["print_margins", "print_run", "print_summary"]
@@ -60,7 +60,7 @@ def print_run(screen: Console, run: Run) -> None:
             str(row.networks),
             f"{100 * row.detectable_relative:.2f} %",
             f"{100 * (abs(row.difference) + row.half_width) / row.margin:.0f} %",
-            Text(" ".join((row.verdict, *_notable(row))), style=_STYLES[row.verdict]),
+            Text(" ".join((row.verdict, *remarks(row))), style=_STYLES[row.verdict]),
         )
         previous = case
     screen.print(table)
@@ -74,13 +74,6 @@ def _short(quantity: str) -> str:
     return (
         QUANTITIES[quantity].label.replace("second moment", "E[x²]").replace("gradient ", "grad ")
     )
-
-
-def _notable(row: Row) -> tuple[str, ...]:
-    """Flags, and what an inconclusive test needs."""
-    if "underpowered" in row.flags:
-        return (f"({row.networks_needed:,.0f} networks needed)",)
-    return row.flags
 
 
 def _print_controls(screen: Console, run: Run) -> None:

@@ -218,12 +218,13 @@ def _frozen(table: IntArray) -> IntArray:
 
 
 def _batch(name: str, array: Array, per_sample: int, geometry: Geometry) -> int:
-    batch, rest = divmod(array.shape[1], per_sample)
+    flat = isinstance(array, np.ndarray) and array.ndim == 2
+    batch, rest = divmod(array.shape[1], per_sample) if flat else (0, 1)
     if rest:
         raise out_of_domain(
             name,
-            array.shape,
-            f"of a multiple of {per_sample} columns for {geometry}",
+            np.shape(array),
+            f"two axes with a multiple of {per_sample} columns for {geometry}",
             "lay out (channels, batch, positions) and flatten the last two",
         )
     return batch

@@ -30,7 +30,7 @@ from montecarlo.claims import cases
 from montecarlo.controls import ControlRow
 from montecarlo.margins import ASSURANCE, POWER, QUANTITIES
 from montecarlo.report_text import INPUTS, METHOD, STYLE
-from montecarlo.verdicts import VERDICTS, Row
+from montecarlo.verdicts import VERDICTS, Row, remarks
 from montecarlo.verify import Run
 from theory.errors import StoreError, out_of_domain
 from theory.provenance import version_of
@@ -97,7 +97,7 @@ def margins_table(budget: Budget) -> list[tuple[str, str, str]]:
 
 
 def json_document(run: Run) -> dict[str, Any]:
-    """Everything as JSON values: {"schema": 1, "kind": "verification", ...}; NaN and inf are null."""
+    """Everything as JSON values: {"schema": 2, "kind": "verification", ...}; NaN and inf are null."""
     document = {
         "schema": SCHEMA,
         "kind": "verification",
@@ -270,7 +270,7 @@ def _section(run: Run, name: str) -> list[str]:
                 show(row.margin / row.layers),
                 str(row.networks),
                 f"{row.p_holm:.3g}",
-                _judged(row),
+                " ".join((row.verdict, *remarks(row))),
                 row.route,
             )
         )
@@ -283,14 +283,6 @@ def _section(run: Run, name: str) -> list[str]:
         _figure(figures.normalizer(run, name), caption),
         _table(header, rows, text=(0, 1, 11, 12)),
     ]
-
-
-def _judged(row: Row) -> str:
-    """Verdict and flags, and how many networks an inconclusive test needs."""
-    words = (row.verdict, *row.flags)
-    if row.verdict == "INCONCLUSIVE" and math.isfinite(row.networks_needed):
-        words = (*words, f"({row.networks_needed:,.0f} networks needed)")
-    return " ".join(words)
 
 
 def _controls(controls: Iterable[ControlRow]) -> str:

@@ -13,8 +13,9 @@ err on the safe side.
 Sequential runs are Stein's (1945) two stages.  The first ``pilot`` networks of every width give the
 standard deviations; they decide how many networks there are and they alone enter the standard error,
 while all networks enter the mean.  For Gaussian values the means are independent of the pilot's
-variances, so that the t-test keeps its level exactly, whatever the number of networks becomes: no
-look at a mean decides anything.  The calibration measures what is left for values that are not Gaussian.
+variances, so that at a single width the t-test keeps its level exactly, whatever the number of networks
+becomes: no look at a mean decides anything.  Over several widths the degrees of freedom are
+Welch-Satterthwaite's.  The calibration measures what that, and values that are not Gaussian, cost.
 
 Every function works on arrays of any shape; widths, or networks, or tests, are the last axis.
 """

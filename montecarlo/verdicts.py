@@ -5,8 +5,10 @@ widths n.  With the level alpha/m of the m tests of the run and the interval d +
 
     CONFIRMED      the interval lies inside +-margin; flag ``deviation`` if zero is excluded
     REJECTED       zero is excluded (Holm at alpha), and the interval is not inside the margin
-    INCONCLUSIVE   otherwise, with the number of networks that would decide
+    INCONCLUSIVE   otherwise, with the number of networks that would decide if d stays where it is
 
+An error that is smaller than the margin can so be REJECTED by intervals that reach beyond the margin,
+and is CONFIRMED with ``deviation`` by more networks.
 A fit that the means refuse (lack of fit at alpha/m, flag ``curvature``) has no intercept to judge.
 All intervals of a run hold together with probability 1 - alpha, so that a wrong CONFIRMED is as
 rare as a wrong REJECTED.
@@ -55,6 +57,7 @@ __all__ = [
     "judge",
     "networks_wanted",
     "checks_of",
+    "remarks",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -96,8 +99,8 @@ class Row:
     ``margin``, ``detectable``, ``difference`` and ``half_width`` are totals; divided by ``layers``
     they are per layer for rates.  ``detectable_relative`` is relative to the prediction; for a
     logarithmic quantity, to the number (or factor per layer) of which it is the logarithm.
-    ``networks`` were simulated at every width; ``networks_needed`` would confirm an exact prediction,
-    infinite if what does not average out fills the margin.
+    ``networks`` were simulated at every width; ``networks_needed`` would bring the interval inside the
+    margin or away from zero, whichever is nearer; infinite if what does not average out forbids both.
     """
 
     case: str
@@ -133,7 +136,7 @@ class Curve:
     """One quantity of one case over all layers: prediction, fits, and the means behind them.
 
     ``bound`` has shape (3, depth): stated error, truncation, rounding.  ``means`` and ``sems`` have
-    shape (widths, depth).
+    shape (widths, depth).  ``dead`` networks have a value that is not finite.
     """
 
     theory: FloatArray
@@ -144,6 +147,7 @@ class Curve:
     networks: int
     means: FloatArray
     sems: FloatArray
+    dead: int = 0
 
 
 def checks_of(
@@ -221,6 +225,7 @@ def curves_of(
             networks=values[0].shape[1],
             means=means[:, index],
             sems=sems[:, index],
+            dead=sum(int((~np.isfinite(v[index]).all(axis=-1)).sum()) for v in values),
         )
     return curves
 
@@ -312,7 +317,7 @@ def _row(
         sem=sem,
         dof=dof,
         level=level,
-        room=margin - bound,
+        room=max(abs(difference), margin - abs(difference)) - bound,
         assurance=ASSURANCE,
     )
     verdict, flags = _verdict(
@@ -322,6 +327,7 @@ def _row(
         bound=bound,
         excluded=p_holm <= alpha,
         curved=lack <= level,
+        dead=curve.dead,
     )
     logarithmic = test.quantity.logarithmic
     return Row(
@@ -349,7 +355,7 @@ def _row(
         detectable=smallest,
         detectable_relative=math.expm1(smallest / layers)
         if logarithmic
-        else smallest / abs(predicted),
+        else smallest / (abs(predicted) or math.nan),
         margin=margin,
         verdict=verdict,
         flags=flags,
@@ -357,11 +363,18 @@ def _row(
 
 
 def _verdict(
-    difference: float, *, half: float, margin: float, bound: float, excluded: bool, curved: bool
+    difference: float,
+    *,
+    half: float,
+    margin: float,
+    bound: float,
+    excluded: bool,
+    curved: bool,
+    dead: int = 0,
 ) -> tuple[Verdict, tuple[str, ...]]:
     """The definitions at the head of this module."""
-    if math.isnan(difference + half):
-        return "INCONCLUSIVE", ("no estimate",)
+    if dead or math.isnan(difference + half):
+        return "INCONCLUSIVE", (f"no estimate: {dead} networks have no finite value",)
     if curved:
         return "INCONCLUSIVE", ("curvature",)
     if abs(difference) + half <= margin:
@@ -369,3 +382,10 @@ def _verdict(
     if excluded:
         return "REJECTED", ()
     return "INCONCLUSIVE", ("underpowered" if bound < margin else "bound exceeds margin",)
+
+
+def remarks(row: Row) -> tuple[str, ...]:
+    """Flags for people: of an underpowered test, how many networks would decide it."""
+    if "underpowered" in row.flags and math.isfinite(row.networks_needed):
+        return (f"({row.networks_needed:,.0f} networks needed)",)
+    return row.flags

@@ -310,7 +310,6 @@ class TestVerdict:
             (9.0, 3.0, True, "REJECTED", ()),
             (0.9, 0.3, False, "INCONCLUSIVE", ("underpowered",)),
             (0.1, 1.2, False, "INCONCLUSIVE", ("underpowered",)),
-            (math.nan, math.nan, False, "INCONCLUSIVE", ("no estimate",)),
         ],
     )
     def test_definition(self, difference, half, excluded, verdict, flags):
@@ -325,6 +324,7 @@ class TestVerdict:
             return _verdict(0.0, **(given | change))
 
         assert verdict() == ("INCONCLUSIVE", ("bound exceeds margin",))
+        assert verdict(half=math.nan, dead=2)[1] == ("no estimate: 2 networks have no finite value",)
         assert verdict(half=0.1, bound=0.0, curved=True) == ("INCONCLUSIVE", ("curvature",))
 
 

@@ -40,8 +40,8 @@ def test_reference_map_at_eps_zero():
         assert error < 1e-12
 
 
-@pytest.mark.parametrize("group_size", [3, 4, 8, 64, 512])
-@pytest.mark.parametrize("gap", [1e-12, 0.1, 1.0, 1.9])
+@pytest.mark.parametrize("group_size", [3, 4, 5, 8, 64, 512])
+@pytest.mark.parametrize("gap", [1e-16, 1e-12, 0.1, 1.0, 1.9])
 def test_small_eps_is_the_pearson_route(group_size, gap):
     from theory.routes import groupnorm
     from theory.specs.activations import leaky_relu
@@ -54,7 +54,8 @@ def test_small_eps_is_the_pearson_route(group_size, gap):
     value, error = group_eps_slope(2.0, 2.0, gap, **_options(group_size, 0.0, slopes=LEAKY))
     bound = 10 * (error + float(np.max(slope_error))) + 1e-13
     assert 2.0 * value == pytest.approx(slope, rel=bound, abs=bound)
-    near, _ = group_eps_gap(1.0, 1.0, gap, **_options(group_size, 1e-12, slopes=LEAKY))
+    # The tail of three channels, which reaches to 1/gap, must not see eps.
+    near, _ = group_eps_gap(1.0, 1.0, gap, **_options(group_size, 1e-7 * gap, slopes=LEAKY))
     assert near == pytest.approx(exact, rel=1e-4)
 
 
@@ -271,3 +272,14 @@ def test_arrays_are_taken_elementwise():
     assert value[0, 1] == group_eps_gap(2.0, 1.5, 0.3, **_options(8, 0.1))[0]
     assert group_eps_slope(q, q, gap, **_options(8, 0.1))[0].shape == (2, 2)
     assert group_eps_moments(q, **_options(8, 0.1))[0].shape == (2, 2)
+
+
+@pytest.mark.parametrize("q", [1e-160, 1e-200, 1e-290])
+def test_tiny_second_moments(q):
+    """eps dominates: N(h) = h/sqrt(eps), and the gap and slope are those of relu alone."""
+    gap, _ = group_eps_gap(q, q, 0.5, **_options(4, 1e-5))
+    larger, _ = group_eps_gap(1e-60, 1e-60, 0.5, **_options(4, 1e-5))
+    assert gap == pytest.approx(larger, rel=1e-13)
+    slope, _ = group_eps_slope(q, q, 0.5, **_options(4, 1e-5))
+    larger, _ = group_eps_slope(1e-60, 1e-60, 0.5, **_options(4, 1e-5))
+    assert slope == pytest.approx(larger, rel=1e-13)

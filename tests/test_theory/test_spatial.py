@@ -734,7 +734,9 @@ def test_identical_samples_stay_identical():
         assert (pred.variance > 0.0).all()
     # Samples that differ by constants are the same to InstanceNorm, which subtracts them.
     shifted = batch(3, 6, gap=0.25, position_gap=0.5, cross_gap=0.75)
-    np.testing.assert_array_equal(th.predict(network(th.instance_norm()), shifted).gap, 0.0)
+    alike = th.predict(network(th.instance_norm()), shifted)
+    # The difference of gaps that says so is known up to rounding.
+    assert alike.gap[0] <= alike.error["gap"][0] < 1e-14
     assert th.predict(network(th.filter_response_norm()), shifted).gap[0] > 0.1
 
 
@@ -759,8 +761,13 @@ def test_one_sample():
         np.testing.assert_array_equal(one.gap, 0.0)
         q, w = one.second_moment, one.position_similarity
         np.testing.assert_allclose(one.variance, q * (1.0 - w) * 5 / 6, rtol=1e-12)
+    # The positions of a single sample are BN's pool too, as they are IN's.
+    one = th.predict(network(th.batch_norm(), depth=3), single)
+    instance = th.predict(network(th.instance_norm(), depth=3), single)
+    np.testing.assert_allclose(one.position_similarity, instance.position_similarity, rtol=1e-12)
+    np.testing.assert_allclose(one.log_gradient_norm, instance.log_gradient_norm, atol=1e-12)
     with pytest.raises(SpecificationError, match=r"batch = 1 .*at least 2 for BN"):
-        th.predict(network(th.batch_norm()), single)
+        th.predict(network(th.batch_norm()), th.exchangeable(batch=1, gap=0.0))
 
 
 # --- Regimes and refusals -------------------------------------------------------------------------
@@ -1052,6 +1059,15 @@ def test_measured_contrasts_of_nearly_equal_samples():
     assert measured.eigenvalues[2] == pytest.approx(far, rel=1e-9 + stated, abs=0.0)
 
 
+def test_distances_lost_to_rounding_are_not_called_exact():
+    """Below eps the contrasts' distance, a difference of gaps, is only known to be this small."""
+    given = {"batch": 4, "gap": 1e-17, "positions": 16, "position_gap": 0.5}
+    exact = th.predict(network(th.instance_norm()), th.exchangeable(**given))
+    lost = th.predict(network(th.instance_norm()), th.exchangeable(**given, cross_gap=0.5))
+    assert 0.0 < exact.gap[0] < 1e-16
+    assert abs(lost.gap[0] - exact.gap[0]) < lost.error["gap"][0]
+
+
 @pytest.mark.parametrize(
     ("features", "message"),
     [
@@ -1061,9 +1077,12 @@ def test_measured_contrasts_of_nearly_equal_samples():
         (np.ones((0, 3, 4)), r"features = \(0, 3, 4\)"),
         (np.ones((2, 3, 4)) * 1j, r"features = "),
         ("text", r"features = 'str'"),
-        (np.full((2, 3, 4), np.nan), "NaN, inf or only zeros"),
-        (np.zeros((2, 3, 4)), "NaN, inf or only zeros"),
-        (np.ones((2, 3, 1)), r"positions = \(1,\) .*at least 2 altogether"),
+        (np.full((2, 3, 4), np.nan), "NaN or inf"),
+        (np.zeros((2, 3, 4)), "magnitude 0"),
+        (np.full((2, 3, 4), 1e200), r"magnitude 1e\+200'.*rescale"),
+        (np.full((2, 3, 4), 1e-200), "magnitude 1e-200'.*rescale"),
+        (np.ones((2, 3, 1)), r"features = \(2, 3, 1\) .*at least 2 positions"),
+        (np.ones((1, 4, 1)), r"features = \(1, 4, 1\) .*at least 2 positions"),
     ],
 )
 def test_data_that_cannot_be_measured(features, message):

@@ -187,7 +187,9 @@ def _ray(
     )
     shrink = np.exp(-x)
     u = scale * np.exp(x - shrink)
-    return u, _SPACING * u * (1.0 + shrink)
+    # With eps far above q the first nodes underflow, and so do their weights.
+    there = u > 0.0
+    return u[there], _SPACING * (u * (1.0 + shrink))[there]
 
 
 def _converged(fine: float, coarse: float) -> float:
@@ -224,7 +226,7 @@ def _gap(group: _Group, q1: float, q2: float, gap: float) -> tuple[float, float]
     if gap == 0.0:
         return floor, _ROUNDING
     delta = gap * (2.0 - gap)
-    alpha, beta, weight = _grid(group, first, second, power=0.0)
+    alpha, beta, weight = _difference_grid(group, first, second, delta, short=group.rank <= 2)
     total = alpha + beta
     stretch = 0.5 * (np.log1p(delta * alpha) + np.log1p(delta * beta))
     log_ratio = stretch - group.power * np.log1p(delta * alpha * beta / (1.0 + total))
@@ -236,10 +238,9 @@ def _gap(group: _Group, q1: float, q2: float, gap: float) -> tuple[float, float]
     value = weight * ((1.0 + growth) * lost - growth)
     size = float((weight * ((1.0 + growth) * lost + np.abs(growth))).sum())
     fine, coarse = float(value.sum()), 4.0 * float(value[::2, ::2].sum())
-    norm = math.sqrt(
-        _along_ray(group, first, power=0.0, other=group.power)[0]
-        * _along_ray(group, second, power=0.0, other=group.power)[0]
-    )
+    # Root by root: with eps in units of a tiny q the product would underflow.
+    norm = math.sqrt(_along_ray(group, first, power=0.0, other=group.power)[0])
+    norm *= math.sqrt(_along_ray(group, second, power=0.0, other=group.power)[0])
     error = _converged(fine, coarse) + 4.0 * _EPSILON * size / abs(fine)
     return floor + fine / norm, error
 
@@ -248,7 +249,7 @@ def _slope(group: _Group, q1: float, q2: float, gap: float) -> tuple[float, floa
     a, b = group.slopes
     square = 0.5 * (a * a + b * b)
     first, second = group.cutoff(q1), group.cutoff(q2)
-    scale = 0.5 * group.weight * group.divisor / math.sqrt(q1 * q2)
+    scale = 0.5 * group.weight * group.divisor / (math.sqrt(q1) * math.sqrt(q2))
     if group.eps == 0.0 and gap == 0.0 and group.rank <= 2:
         return (0.0 if group.rank == 1 else math.inf), _ROUNDING
     m = group.power
@@ -257,10 +258,8 @@ def _slope(group: _Group, q1: float, q2: float, gap: float) -> tuple[float, floa
         two, error2 = _along_ray(group, first, power=2.0, other=m + 1.0)
         return scale * square * (one + 0.25 * m * two), max(error, error2)
     delta, c = gap * (2.0 - gap), 1.0 - gap
-    # Along alpha = beta the integrand turns from u^{1-n/2} to a faster decay at u = 1/delta only.
     short = group.eps == 0.0 and group.rank <= 2
-    extra = -math.log(delta) if short and 0.0 < delta < 1.0 else 0.0
-    alpha, beta, weight = _grid(group, first, second, power=0.0 if short else 1.0, extra=extra)
+    alpha, beta, weight = _difference_grid(group, first, second, delta, short=short)
     stretch = 0.5 * (np.log1p(delta * alpha) + np.log1p(delta * beta))
     spread = np.expm1(stretch)
     s = spread + 1.0
@@ -280,10 +279,16 @@ def _slope(group: _Group, q1: float, q2: float, gap: float) -> tuple[float, floa
     return scale * fine, error
 
 
-def _grid(
-    group: _Group, first: float, second: float, *, power: float, extra: float = 0.0
+def _difference_grid(
+    group: _Group, first: float, second: float, delta: float, *, short: bool
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """alpha (X, 1), beta (1, Y) and weights of (1/pi) iint dalpha dbeta (alpha beta)^{-1/2}."""
+    """alpha (X, 1), beta (1, Y) and weights of (1/pi) iint dalpha dbeta (alpha beta)^{-1/2}.
+
+    A derivative, like the difference from equal samples, brings a factor u = alpha = beta; that of the
+    difference ends at u = 1/delta, which is what bounds the range where the rest does not decay
+    (``short``).
+    """
+    power, extra = (0.0, max(-math.log(delta), 0.0)) if short else (1.0, 0.0)
     alpha, alpha_weight = _ray(group, first, power=power, extra=extra)
     beta, beta_weight = _ray(group, second, power=power, extra=extra)
     weight = np.outer(alpha_weight / np.sqrt(alpha), beta_weight / np.sqrt(beta)) / math.pi

@@ -119,7 +119,7 @@ class GroupPearson(SamplewiseRoute):
 
     def slope(self, op: NormAct, q1: Any, q2: Any, gap: Any) -> tuple[Any, float]:
         value, error = groupnorm.group_slope(op.activation.base, gap, **_group(op))
-        return value / np.sqrt(q1 * q2), float(np.max(error))
+        return value / (np.sqrt(q1) * np.sqrt(q2)), float(np.max(error))
 
 
 class GroupLaplace(SamplewiseRoute):

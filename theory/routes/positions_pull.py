@@ -123,8 +123,11 @@ def _matrix(
     weight = np.array([[1.0, 1.0 / (s - 1)], [s - 1.0, 1.0]])
     modes = weight * fine.T
     normal = np.array([[1.0, math.sqrt(s - 1)], [1.0 / math.sqrt(s - 1), 1.0]])
-    errors = sum_error(fine, coarse, size) * np.abs(normal * fine)
-    error = float(np.linalg.norm(errors) / np.linalg.norm(normal * fine))
+    # In units of the largest entry, whose square may underflow.
+    share = np.abs(normal * fine)
+    share /= share.max()
+    errors = sum_error(fine, coarse, size) * share
+    error = float(np.linalg.norm(errors) / np.linalg.norm(share))
     into = np.array([[1.0, -1.0], [1.0, s - 1.0]])
     out = np.array([[s - 1.0, 1.0], [-1.0, 1.0]]) / s
     return scale * (out @ modes @ into), error

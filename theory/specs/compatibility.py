@@ -43,7 +43,7 @@ def check(network: Any, inputs: Any) -> None:
         return
     size = norm.pool.size(batch=inputs.batch, positions=inputs.positions)
     what = f"batch {inputs.batch}, {inputs.positions} position(s)"
-    if norm.pool.samples and inputs.batch < 2:
+    if norm.pool.samples and inputs.batch < 2 and inputs.positions == 1:
         raise out_of_domain("batch", inputs.batch, f"at least 2 for {norm.name}", "add samples")
     if size < 2:
         raise out_of_domain(

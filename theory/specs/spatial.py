@@ -97,21 +97,31 @@ class SpatialInputs:
         if self.cross_gap is None:
             return contrast, mean, gap * contrast, gap * mean
         far = beside + gap - self.cross_gap
-        return contrast, mean, far, gap + (s - 1) * (self.cross_gap - beside)
+        mean_far = gap + (s - 1) * (self.cross_gap - beside)
+        if gap == 0.0:
+            return contrast, mean, far, mean_far
+        # A difference of given gaps that rounds to nothing is only known to be this small.
+        return contrast, mean, max(far, self._rounding), max(mean_far, self._rounding)
+
+    @property
+    def _rounding(self) -> float:
+        size = self.gap + self.position_gap + (self.cross_gap or 0.0)
+        return float(np.finfo(np.float64).eps) * size
 
     @property
     def resolution(self) -> float:
         """Relative error of the smaller cross-sample distance, if it is a difference of given gaps."""
-        *_, far, mean_far = self.eigenvalues
-        if self.cross_gap is None or not far or not mean_far:
+        if self.cross_gap is None or self.gap == 0.0:
             return 0.0
-        size = self.gap + self.position_gap + self.cross_gap
-        return float(np.finfo(np.float64).eps) * size / min(abs(far), abs(mean_far))
+        *_, far, mean_far = self.eigenvalues
+        return self._rounding / min(far, mean_far)
 
     def _require_covariance(self) -> None:
         """Every eigenvalue of K - m m' over (sample, position) is at least 0."""
+        s, b, beside, cross = self.positions, self.batch, self.position_gap, self.cross_gap
         contrast, mean, far, mean_far = self.eigenvalues
-        s, b = self.positions, self.batch
+        if cross is not None:
+            far, mean_far = beside + self.gap - cross, self.gap + (s - 1) * (cross - beside)
         m2 = self.feature_mean**2 / self.second_moment
         # Over samples: lambda - mu of the contrasts, lambda + (B-1) mu of the mean (per B, if infinite).
         limits = {"samples and positions": far, "samples": mean_far}
@@ -158,7 +168,7 @@ def exchangeable_from_data(features: Any) -> SpatialInputs:
     Raises
     ------
     SpecificationError
-        Not a finite real array of that shape, or all zero.
+        Not a finite real array of that shape, or all (nearly) zero.
     """
     array = np.asarray(features)
     if array.dtype.kind not in "biuf" or array.ndim not in (3, 4) or array.size == 0:
@@ -169,14 +179,23 @@ def exchangeable_from_data(features: Any) -> SpatialInputs:
             "add an axis for the channels: X[:, None]",
         )
     x = array.astype(np.float64)
-    if not np.isfinite(x).all() or not x.any():
-        raise out_of_domain("features", "NaN, inf or only zeros", "finite", "clean the data")
     batch, channels, shape = x.shape[0], x.shape[1], x.shape[2:]
+    if math.prod(shape) < 2:
+        raise out_of_domain(
+            "features", array.shape, "at least 2 positions", "use from_data for a single one"
+        )
+    if not np.isfinite(x).all():
+        raise out_of_domain("features", "NaN or inf", "finite numbers", "clean the data")
+    largest = float(np.abs(x).max())
+    if not 1e-140 < largest < 1e140:
+        raise out_of_domain(
+            "features", f"magnitude {largest:.3g}", "within 1e-140 to 1e140", "rescale the data"
+        )
     # (samples, positions, channels); two points of the batch differ by the mean of their squares.
     points = np.moveaxis(x.reshape(batch, channels, -1), 1, 2)
     size = points.shape[1]
     q = float(np.mean(points**2))
-    beside = _mean_gap(points, axis=1) / q if size > 1 else 0.0
+    beside = _mean_gap(points, axis=1) / q
     same = _mean_gap(points, axis=0) / q if batch > 1 else 0.0
     pairs = batch * size * (batch * size - 1)
     every = _mean_gap(points.reshape(1, -1, channels), axis=1) / q * pairs
