@@ -1,0 +1,127 @@
+r"""What is known exactly of streams that are not Gaussian: the one place that chooses.
+
+walk
+    relu(a x + b N(W x)) with unit Gaussian steps: moments and gradients of one channel.
+sphere walk
+    N(a x + b F(x)) over a finite pool: moments and gradients, for BN the gap.
+closed form
+    a x + b N(F(x)), whatever the law of x: N(F(x)) is uncorrelated with x and E[N^2] = D/N_pool, so
+    q' = a^2 q + b^2 D/N_pool; what BN adds has no mean over samples, so that q - p gains B/(B-1) of it.
+
+Everything else is left to populations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theory.errors import SpecificationError
+from theory.population.spheres import SPHERE_WALK, Sphere, sphere_law, sphere_refusal
+from theory.population.walks import walk, walk_refusal
+from theory.specs.inputs import ExchangeableInputs
+from theory.specs.networks import Network
+from theory.specs.residual import Residual
+from theory.states.exchangeable import Exchangeable
+
+__all__ = ["Known", "known"]
+
+FloatArray = NDArray[np.float64]
+
+# Sums over grids and Poisson weights; recursions of closed forms.
+_GRID, _ROUNDING = 1e-11, 1e-13
+
+
+class Known(NamedTuple):
+    """Numbers per layer, None where populations are asked; ``error`` is relative."""
+
+    route: str = ""
+    log_second_moment: FloatArray | None = None
+    gap: FloatArray | None = None
+    log_gradient: FloatArray | None = None
+    log_branch_gradient: FloatArray | None = None
+    error: float = 0.0
+
+    def routes(self) -> Mapping[str, str]:
+        """Route by observable."""
+        found = {}
+        if self.log_second_moment is not None:
+            found["second_moment"] = self.route
+        if self.gap is not None:
+            found |= dict.fromkeys(("gap", "similarity", "stable_rank", "variance"), self.route)
+        if self.log_gradient is not None:
+            found |= dict.fromkeys(("gradient_norm", "branch_gradient_norm"), self.route)
+        return found
+
+
+def known(network: Network, inputs: ExchangeableInputs, *, backward: bool) -> Known:
+    """What needs no population."""
+    if not isinstance(network, Residual):
+        return Known()
+    if walk_refusal(network, inputs) is None:
+        return _walk(network, inputs, backward=backward)
+    if sphere_refusal(network) is None:
+        return _sphere(network, inputs, backward=backward)
+    return _added(network, inputs)
+
+
+def _walk(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:
+    try:
+        law, route = walk(network, inputs, backward=backward)
+    except SpecificationError:
+        # Steps so small against the start, or so many, that the grid would not fit.
+        return Known()
+    gradient = branch = None
+    if law.gradient is not None and law.shared is not None:
+        gradient = np.log(law.gradient)
+        branch = np.log(law.shared / network.weights.weight_variance)
+    return Known(route, np.log(law.second_moment), None, gradient, branch, _GRID)
+
+
+def _sphere(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:
+    sphere, ones = Sphere(network, inputs.batch), np.ones(network.depth)
+    found = Known(
+        SPHERE_WALK,
+        math.log(sphere.settled.second_moment) * ones,
+        sphere.settled.gap * ones if sphere.coupled else None,
+        error=_GRID,
+    )
+    if not backward or sphere.dimensions < 3:
+        return found
+    law = sphere_law(network, inputs)
+    return found._replace(
+        log_gradient=law.log_gradient, log_branch_gradient=law.log_branch_gradient
+    )
+
+
+def _added(network: Residual, inputs: ExchangeableInputs) -> Known:
+    """q' = a^2 q + b^2 E[N^2] and, for BN, the mode of the mean over samples."""
+    norm = network.layer.norm
+    if norm is None or network.order not in ("branch_end_norm", "sandwich"):
+        return Known()
+    if not norm.centered or norm.denominator != "std" or norm.eps != 0.0 or norm.gate is not None:
+        return Known()
+    a, b = network.factors
+    size = norm.pool.size(batch=inputs.batch, positions=1)
+    added = (
+        b * b * (1.0 if size == math.inf else norm.divisor(batch=inputs.batch, positions=1) / size)
+    )
+    start = Exchangeable(inputs.batch, inputs.second_moment, inputs.gap, inputs.feature_mean)
+    if network.stem is not None:
+        start = start.linear(network.stem.weight_variance, centered=network.stem.centered)
+    blocks = np.arange(1.0, network.depth + 1.0)
+    with np.errstate(over="ignore", under="ignore"):
+        fading = a ** (2.0 * blocks)
+        steps = blocks if a * a == 1.0 else (fading - 1.0) / (a * a - 1.0)
+        second = fading * start.second_moment + added * steps
+    if not np.isfinite(second).all() or not np.all(second > 0.0):
+        return Known()
+    gap = None
+    if norm.pool.samples:
+        contrast = fading * start.second_moment * start.gap
+        gap = (contrast + added * steps * inputs.batch / (inputs.batch - 1.0)) / second
+    return Known("closed form", np.log(second), gap, None, None, _ROUNDING * network.depth)
