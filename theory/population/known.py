@@ -1,9 +1,7 @@
-r"""What is known exactly of streams that are not Gaussian: the one place that chooses.
+r"""What is known of a stream that is not Gaussian without a population, beside one.
 
 walk
     relu(a x + b N(W x)) with unit Gaussian steps: moments and gradients of one channel.
-sphere walk
-    N(a x + b F(x)) over a finite pool: moments and gradients, for BN the gap.
 closed form
     a x + b N(F(x)), whatever the law of x: N(F(x)) is uncorrelated with x and E[N^2] = D/N_pool, so
     q' = a^2 q + b^2 D/N_pool; what BN adds has no mean over samples, so that q - p gains B/(B-1) of it.
@@ -21,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import SpecificationError
-from theory.population.spheres import SPHERE_WALK, Sphere, sphere_law, sphere_refusal
+from theory.population.spheres import initial
 from theory.population.walks import walk, walk_refusal
 from theory.specs.inputs import ExchangeableInputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
-from theory.states.exchangeable import Exchangeable
 
 __all__ = ["Known", "known"]
 
@@ -64,8 +61,6 @@ def known(network: Network, inputs: ExchangeableInputs, *, backward: bool) -> Kn
         return Known()
     if walk_refusal(network, inputs) is None:
         return _walk(network, inputs, backward=backward)
-    if sphere_refusal(network) is None:
-        return _sphere(network, inputs, backward=backward)
     return _added(network, inputs)
 
 
@@ -82,22 +77,6 @@ def _walk(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> K
     return Known(route, np.log(law.second_moment), None, gradient, branch, _GRID)
 
 
-def _sphere(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:
-    sphere, ones = Sphere(network, inputs.batch), np.ones(network.depth)
-    found = Known(
-        SPHERE_WALK,
-        math.log(sphere.settled.second_moment) * ones,
-        sphere.settled.gap * ones if sphere.coupled else None,
-        error=_GRID,
-    )
-    if not backward or sphere.dimensions < 3:
-        return found
-    law = sphere_law(network, inputs)
-    return found._replace(
-        log_gradient=law.log_gradient, log_branch_gradient=law.log_branch_gradient
-    )
-
-
 def _added(network: Residual, inputs: ExchangeableInputs) -> Known:
     """q' = a^2 q + b^2 E[N^2] and, for BN, the mode of the mean over samples."""
     norm = network.layer.norm
@@ -110,9 +89,7 @@ def _added(network: Residual, inputs: ExchangeableInputs) -> Known:
     added = (
         b * b * (1.0 if size == math.inf else norm.divisor(batch=inputs.batch, positions=1) / size)
     )
-    start = Exchangeable(inputs.batch, inputs.second_moment, inputs.gap, inputs.feature_mean)
-    if network.stem is not None:
-        start = start.linear(network.stem.weight_variance, centered=network.stem.centered)
+    start = initial(network, inputs)
     blocks = np.arange(1.0, network.depth + 1.0)
     with np.errstate(over="ignore", under="ignore"):
         fading = a ** (2.0 * blocks)

@@ -1,7 +1,7 @@
-"""Predictions for streams that are not Gaussian, with an error for every number.
+"""Predictions for streams that are not Gaussian, with an error for every number: who gives which.
 
-Populations of channels give everything; what ``known`` says of second moments, gaps and gradients
-takes the place of their averages.
+``spheres`` give post-norm streams of GN and BN, without a population.  Else populations of channels give
+everything, and what ``known`` says of second moments, gaps and gradients takes the place of averages.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ import numpy as np
 from theory.errors import HypothesisError
 from theory.population.known import Known, known
 from theory.population.result import PopulationResult, population
+from theory.population.spheres import SPHERE_WALK, sphere_law, sphere_refusal, sphere_states
 from theory.regimes import Regime
 from theory.results import Prediction
 from theory.specs.inputs import ExchangeableInputs, Inputs
 from theory.specs.networks import Network
+from theory.specs.residual import Residual
 from theory.states.base import Observables
 from theory.states.exchangeable import Exchangeable
 
 __all__ = ["POPULATIONS", "SEED", "predict_population"]
 
 SEED = 0
+SAMPLED = "sampled sphere walk"
 POPULATIONS = 8
 
 
@@ -52,6 +55,8 @@ def predict_population(
             "without positions; use exchangeable(...) and kernel=1, an order whose stream is Gaussian "
             '(order="pre_activation"; with data also a stem), or simulate it'
         )
+    if isinstance(network, Residual) and sphere_refusal(network, inputs) is None:
+        return _sphere(network, inputs, kind, backward=backward)
     endless = kind.status == "infinite"
     exact = known(network, inputs, backward=backward and not endless)
     sampled = backward and not endless and exact.log_gradient is None
@@ -84,6 +89,47 @@ def predict_population(
             "populations": str(POPULATIONS),
             "channels": str(found.channels),
         },
+    )
+
+
+def _sphere(
+    network: Residual, inputs: ExchangeableInputs, kind: Regime, *, backward: bool
+) -> Prediction:
+    """Post-norm with GN or BN: exact but for the gaps of GN, which are sampled."""
+    # A thousandth for 100 blocks, a hundredth for 1,000 in seconds.
+    chains = int(min(max(2_000_000 / network.depth, 2048), 32768))
+    streams, maps = sphere_states(
+        network, inputs, populations=POPULATIONS, chains=chains, seed=SEED
+    )
+    observed = Exchangeable.observe(streams + maps)
+    for values in observed:
+        values.flags.writeable = False
+    depth = network.depth
+    signal: Any = (None,) * 4
+    if backward and kind.status in ("infinite", "degenerate"):
+        ends = np.full(depth, math.inf if kind.status == "infinite" else -math.inf)
+        signal = (np.append(ends[1:], 0.0), np.zeros(depth), ends, np.zeros(depth))
+    elif backward:
+        law, error = sphere_law(network, inputs), np.full(depth, 1e-11)
+        signal = (0.5 * law.log_gradient, error, 0.5 * law.log_branch_gradient, error)
+    sampled = any(state.gap_error for state in streams)
+    names = ("gap", "similarity", "stable_rank", "variance", "preactivation_correlation")
+    settings = {"populations": str(POPULATIONS), "chains": str(chains), "seed": str(SEED)}
+    return Prediction(
+        network=network,
+        inputs=inputs,
+        regime=kind,
+        activation=Observables(*(values[:depth] for values in observed)),
+        preactivation=Observables(*(values[depth:] for values in observed)),
+        log_gradient_norm=signal[0],
+        gradient_error=signal[1],
+        log_branch_gradient_norm=signal[2],
+        branch_gradient_error=signal[3],
+        forward_route=SPHERE_WALK,
+        backward_route=SPHERE_WALK if backward else None,
+        states=streams,
+        routes=dict.fromkeys((*names, "preactivation_gap"), SAMPLED) if sampled else {},
+        settings=settings if sampled else {},
     )
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.operators import bind_pull, bind_push
+from theory.population.result import averaged
+from theory.population.sphere_pairs import pair_step, relu_gap
 from theory.program import Fork, Linear, Merge, NormAct, Observe, lower
 from theory.routes.sphere_walk import SphereStep, sphere_step
 from theory.specs.inputs import ExchangeableInputs
@@ -23,7 +25,7 @@ from theory.specs.residual import Residual
 from theory.states.base import Gradient
 from theory.states.exchangeable import Exchangeable
 
-__all__ = ["SPHERE_WALK", "SphereLaw", "Sphere", "sphere_law", "sphere_refusal"]
+__all__ = ["SPHERE_WALK", "Sphere", "SphereLaw", "sphere_law", "sphere_refusal", "sphere_states"]
 
 SPHERE_WALK = "sphere walk"
 
@@ -37,7 +39,7 @@ class SphereLaw(NamedTuple):
     log_branch_gradient: FloatArray
 
 
-def sphere_refusal(network: Network) -> str | None:
+def sphere_refusal(network: Network, inputs: ExchangeableInputs) -> str | None:
     """None if ``network`` is a walk on a sphere, else why not."""
     if not isinstance(network, Residual) or network.order not in ("post_norm", "deep_norm"):
         return "only post-norm streams end on a sphere"
@@ -50,10 +52,16 @@ def sphere_refusal(network: Network) -> str | None:
         return "pools over samples and channels are left to simulation"
     if activation.ray_slopes is None or activation.shift != 0.0:
         return f"{activation.name} sees more than the direction"
-    if network.maps == 1 and norm.pool.samples and activation.name != "relu":
-        return "masks of two samples are known for relu"
+    if network.maps == 1 and activation.name != "relu":
+        return "two samples behind the activation of a sphere are known for relu"
+    if network.maps == 1 and network.weights.centered:
+        return "the mean of an activation of a sphere is not that of a Gaussian"
+    if network.maps == 1 and network.stem is None and inputs.feature_mean:
+        return "the first activation does not see a Gaussian without mean"
     if network.scales or network.factors[1] == 0.0:
         return "branches that are scaled or 0"
+    if not norm.pool.samples and norm.pool.channels == 2:
+        return "one dimension is no sphere"
     return None
 
 
@@ -87,6 +95,16 @@ class Sphere:
         states = [start]
         for op in self.ops:
             states.append(bind_push(op, states[-1])[0](states[-1]))
+        return states
+
+    def mapped(self, gap: float) -> list[Exchangeable]:
+        """h and what the branch makes of it, at the gap of what its first map sees."""
+        first = next(k for k, op in enumerate(self.ops) if isinstance(op, Linear))
+        state = self.pushed(self.settled)[first]._replace(gap=gap)
+        states = []
+        for op in self.ops[first:]:
+            state = bind_push(op, state)[0](state)
+            states.append(state)
         return states
 
     def variance(self, state: Exchangeable) -> float:
@@ -147,6 +165,62 @@ class Sphere:
         return step.skip + self.returned(states, contrast, on_sphere=True)[1]
 
 
+def initial(network: Residual, inputs: ExchangeableInputs) -> Exchangeable:
+    """The stream that enters the first block."""
+    start = Exchangeable(inputs.batch, inputs.second_moment, inputs.gap, inputs.feature_mean)
+    if network.stem is None:
+        return start
+    return start.linear(network.stem.weight_variance, centered=network.stem.centered)
+
+
+def sphere_states(
+    network: Residual, inputs: ExchangeableInputs, *, populations: int, chains: int, seed: int
+) -> tuple[list[Exchangeable], list[Exchangeable]]:
+    """States of x^l and of h^l, every l; with GN their gaps are sampled, else exact.
+
+    Parameters
+    ----------
+    network, inputs
+        What ``sphere_refusal`` lets pass.
+    populations, chains, seed
+        Of the cosines of two samples (GN): see ``sphere_pairs``.
+    """
+    sphere, start = Sphere(network, inputs.batch), initial(network, inputs)
+    at = sphere.ops.index(next(op for op in sphere.ops if isinstance(op, Linear))) + 1
+    if sphere.coupled:
+        later = sphere.pushed(sphere.settled)
+        maps = [sphere.pushed(start)[at]] + [later[at]] * (network.depth - 1)
+        return [sphere.settled] * network.depth, maps
+    a, b = sphere.factors
+    rng = np.random.default_rng(seed)
+    inner = sphere.pushed(start)
+    total = inner[-1].unscaled()
+    mean2, n = start.mean * start.mean, sphere.dimensions
+    own, added = a * a * (start.second_moment - mean2), b * b * total.second_moment
+    # A Gaussian sum: pure noise, of one cosine in every population.
+    apart = (a * a * start.second_moment * start.gap + added * total.gap) / (own + added)
+    far, gaps = np.zeros((populations, chains)), np.full(populations, apart)
+    skip, noise = 0.0, 1.0
+    streams, maps = [], [inner[at]]
+    for _ in range(network.depth):
+        far = pair_step(far, dimensions=n, skip=skip, noise=noise, noise_gap=gaps, rng=rng)
+        streams.append(_measured(sphere.settled._replace(batch=inputs.batch), far.mean(axis=1)))
+        seen = (relu_gap(far) if sphere.one_map else far).mean(axis=1)
+        ends = [sphere.mapped(gap) for gap in seen.tolist()]
+        gaps = np.array([end[-1].gap for end in ends])
+        maps.append(_measured(ends[0][0]._replace(batch=inputs.batch), seen))
+        skip = a * math.sqrt(sphere.radius2)
+        noise = b * math.sqrt(ends[0][-1].unscaled().second_moment)
+    return streams, maps[:-1]
+
+
+def _measured(state: Exchangeable, gaps: FloatArray) -> Exchangeable:
+    """The state with the mean gap of populations and its relative error."""
+    gap, error = averaged(gaps)
+    relative = float(error / gap) if gap > 0.0 else 0.0
+    return state._replace(gap=float(gap), gap_error=relative)
+
+
 def sphere_law(network: Residual, inputs: ExchangeableInputs) -> SphereLaw:
     """Squared gradients of ``network``, exactly.
 
@@ -158,10 +232,7 @@ def sphere_law(network: Residual, inputs: ExchangeableInputs) -> SphereLaw:
     sphere = Sphere(network, inputs.batch)
     a, b = sphere.factors
     n, depth = sphere.dimensions, network.depth
-    start = Exchangeable(sphere.samples, inputs.second_moment, inputs.gap, inputs.feature_mean)
-    if network.stem is not None:
-        weights = network.stem
-        start = start.linear(weights.weight_variance, centered=weights.centered)
+    start = initial(network, inputs)._replace(batch=sphere.samples)
     first = sphere.pushed(start)
     later = sphere.pushed(sphere.settled)
     mean2 = 0.0 if sphere.coupled else start.mean * start.mean
