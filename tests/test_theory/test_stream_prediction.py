@@ -97,7 +97,7 @@ def test_the_variance_of_a_walk_joins_both_routes() -> None:
 
 
 def test_predictions_are_deterministic_and_say_how_they_were_made() -> None:
-    network = residual(th.batch_norm(), "post_norm", depth=3)
+    network = residual(th.batch_norm(), "post_activation", depth=3)
     one, two = th.predict(network, INPUTS), th.predict(network, INPUTS)
     assert_allclose(one.gap, two.gap, rtol=0.0)
     assert_allclose(one.log_gradient_norm, two.log_gradient_norm, rtol=0.0)  # type: ignore[arg-type]
@@ -136,12 +136,12 @@ def test_they_compare_with_simulations() -> None:
 
 
 def test_streams_beyond_floating_point_numbers() -> None:
-    """relu(x + W x) doubles and more: 2,200 blocks leave 1e308."""
-    found = th.predict(residual(None, "post_activation", depth=1200), INPUTS, backward=False)
+    """relu(x + W x) grows by 2.4: 812 blocks leave 1e308."""
+    found = th.predict(residual(None, "post_activation", depth=850), INPUTS, backward=False)
     steps = np.diff(found.log_second_moment)
-    assert found.log_second_moment[-1] > 900.0
+    assert found.log_second_moment[-1] > 715.0
     assert_allclose(steps[100:], steps[-1], atol=0.05)
-    assert found.states[-1].exponent > 500
+    assert found.states[-1].exponent > 490
 
 
 def test_two_samples_of_batch_norm_pass_gradients_over_the_skip() -> None:

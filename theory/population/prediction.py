@@ -55,7 +55,8 @@ def predict_population(
             "without positions; use exchangeable(...) and kernel=1, an order whose stream is Gaussian "
             '(order="pre_activation"; with data also a stem), or simulate it'
         )
-    if isinstance(network, Residual) and sphere_refusal(network, inputs) is None:
+    walks = sphere_refusal(network, feature_mean=inputs.feature_mean) is None
+    if isinstance(network, Residual) and walks:
         return _sphere(network, inputs, kind, backward=backward)
     endless = kind.status == "infinite"
     exact = known(network, inputs, backward=backward and not endless)

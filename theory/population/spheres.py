@@ -39,7 +39,7 @@ class SphereLaw(NamedTuple):
     log_branch_gradient: FloatArray
 
 
-def sphere_refusal(network: Network, inputs: ExchangeableInputs) -> str | None:
+def sphere_refusal(network: Network, *, feature_mean: float = 0.0) -> str | None:
     """None if ``network`` is a walk on a sphere, else why not."""
     if not isinstance(network, Residual) or network.order not in ("post_norm", "deep_norm"):
         return "only post-norm streams end on a sphere"
@@ -56,7 +56,7 @@ def sphere_refusal(network: Network, inputs: ExchangeableInputs) -> str | None:
         return "two samples behind the activation of a sphere are known for relu"
     if network.maps == 1 and network.weights.centered:
         return "the mean of an activation of a sphere is not that of a Gaussian"
-    if network.maps == 1 and network.stem is None and inputs.feature_mean:
+    if network.maps == 1 and network.stem is None and feature_mean:
         return "the first activation does not see a Gaussian without mean"
     if network.scales or network.factors[1] == 0.0:
         return "branches that are scaled or 0"
