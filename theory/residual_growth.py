@@ -78,6 +78,7 @@ def growth_law(network: Residual, *, batch: float | None = None) -> ResidualGrow
     laws: list[GrowthLaw | None] = []
     for derive in (_variance, _gradient):
         try:
+            _require_settled_scale(network)
             laws.append(derive(network, branch))
         except (HypothesisError, NumericalError) as error:
             laws.append(None)
@@ -168,6 +169,10 @@ def _variance(network: Residual, branch: _Branch) -> GrowthLaw:
         return reflected_variance(network, branch)
     gap = branch.settled_gap() if math.isfinite(branch.batch) and _couples(network) else 0.5
     if order == "activation_before_addition" and factor != 0.0:
+        norm = network.layer.norm
+        if norm is not None and norm.couples_samples and norm.denominator == "none":
+            # Means that add up follow the contrasts of samples, which is all that branches see.
+            return _contrast(network, branch)
         return _added_activations(network, branch, gap)
     bounded = _per_depth(network, branch.added(FAR, gap) / FAR)
     return bounded or stream_growth(lambda q: branch.added(q, gap), skip=skip, factor=factor)
@@ -326,6 +331,18 @@ def _per_depth(network: Residual, share: float) -> GrowthLaw | None:
         return GrowthLaw(kind="bounded", rate=math.nan, route="L blocks add O(1/L) each")
     route = f"(1 + {share:.6g}/L)^L -> e^{share:.6g}"
     return GrowthLaw(kind="bounded", rate=math.exp(share), route=route)
+
+
+def _require_settled_scale(network: Residual) -> None:
+    """VN keeps means and divides by the deviation over samples, which vanishes beside them."""
+    norm = network.layer.norm
+    if norm is None or not norm.couples_samples or norm.denominator == "none" or norm.centered:
+        return
+    if network.factors[1] != 0.0 or network.order in ("post_norm", "deep_norm"):
+        raise HypothesisError(
+            f"{norm.name} adds the more the more alike samples have become, and they go on becoming so: "
+            "no law of the four settles; predict it at the depth in question"
+        )
 
 
 def _per_block_of_skip(skip: float) -> GrowthLaw:
