@@ -202,6 +202,26 @@ def test_sums_of_norms_are_known_beside_a_population() -> None:
     assert_allclose(grown.second_moment, 1.0 + 7.0 / 8.0 * np.arange(1, 5), rtol=1e-12)
 
 
+@pytest.mark.parametrize("activation", [th.relu, th.leaky_relu(0.3)], ids=["relu", "leaky"])
+def test_gradients_of_group_norm_at_the_branch_end(activation: th.Activation) -> None:
+    """Symmetry makes them those of a Gaussian stream: against a population, which it is not."""
+    layer = th.Layer(norm=th.group_norm(5), activation=activation)
+    network = th.Residual(
+        layer, depth=8, order="branch_end_norm", maps=1, skip=0.9, branch=1.2, stem=th.gaussian()
+    )
+    exact, found = th.predict(network, INPUTS), population(network, INPUTS, seed=2)
+    assert set(exact.route["gradient_norm"]) == {"closed form"}
+    assert found.gradient is not None
+    assert found.branch_gradient is not None
+    for name, ours in (
+        ("log_gradient_norm", found.gradient),
+        ("log_branch_gradient_norm", found.branch_gradient),
+    ):
+        far = np.abs(0.5 * ours.log_second_moment - getattr(exact, name))
+        assert np.all(far < 5.0 * 0.5 * ours.second_moment_error + 1e-10)
+    assert_allclose(found.stream.log_second_moment[0], exact.log_second_moment[0], atol=0.02)
+
+
 def test_the_variance_of_a_walk_joins_both_routes() -> None:
     """Var = q (1 - s) (B - 1)/B, q from the walk and s from the population."""
     found = th.predict(residual(th.layer_norm(), "post_activation", depth=6), INPUTS)

@@ -5,6 +5,9 @@ walk
 closed form
     a x + b N(F(x)), whatever the law of x: N(F(x)) is uncorrelated with x and E[N^2] = D/N_pool, so
     q' = a^2 q + b^2 D/N_pool; what BN adds has no mean over samples, so that q - p gains B/(B-1) of it.
+    With GN and one map x -> W phi(x), phi positively homogeneous, also gradients: the process is symmetric
+    under x -> -x, so that E[phi'(x)^2 | |x|, |N|, ...] is its mean, and gradients of different channels
+    are uncorrelated over the skip; each block multiplies by a^2 + b^2 T/q as if x were Gaussian.
 
 Everything else is left to populations.
 """
@@ -20,7 +23,7 @@ from numpy.typing import NDArray
 
 from theory.errors import SpecificationError
 from theory.population.spheres import initial
-from theory.population.walks import walk, walk_refusal
+from theory.population.walks import branch_gradient, walk, walk_refusal
 from theory.specs.inputs import ExchangeableInputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
@@ -61,7 +64,7 @@ def known(network: Network, inputs: ExchangeableInputs, *, backward: bool) -> Kn
         return Known()
     if walk_refusal(network, inputs) is None:
         return _walk(network, inputs, backward=backward)
-    return _added(network, inputs)
+    return _added(network, inputs, backward=backward)
 
 
 def _walk(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:
@@ -77,8 +80,8 @@ def _walk(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> K
     return Known(route, np.log(law.second_moment), None, gradient, branch, _GRID)
 
 
-def _added(network: Residual, inputs: ExchangeableInputs) -> Known:
-    """q' = a^2 q + b^2 E[N^2] and, for BN, the mode of the mean over samples."""
+def _added(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:
+    """q' = a^2 q + b^2 E[N^2] and, for BN, q - p."""
     norm = network.layer.norm
     if norm is None or network.order not in ("branch_end_norm", "sandwich"):
         return Known()
@@ -101,4 +104,17 @@ def _added(network: Residual, inputs: ExchangeableInputs) -> Known:
     if norm.pool.samples:
         contrast = fading * start.second_moment * start.gap
         gap = (contrast + added * steps * inputs.batch / (inputs.batch - 1.0)) / second
-    return Known("closed form", np.log(second), gap, None, None, _ROUNDING * network.depth)
+    found = Known("closed form", np.log(second), gap, error=_ROUNDING * network.depth)
+    activation = network.layer.activation
+    symmetric = activation.ray_slopes is not None and activation.shift == 0.0 and not start.mean
+    alone = network.order == "branch_end_norm" and network.maps == 1 and not norm.pool.samples
+    if not (backward and symmetric and alone and not network.scales and size > 3):
+        return found
+    # E[phi'^2] is what the mask passes between h and x.
+    assert activation.ray_slopes is not None
+    passed = 0.5 * activation.scale**2 * sum(slope * slope for slope in activation.ray_slopes)
+    seen = np.concatenate(([start.unscaled().second_moment], second[:-1]))
+    share = b * b * branch_gradient(network) / seen
+    gradient = np.append(np.cumsum(np.log(a * a + share[1:])[::-1])[::-1], 0.0)
+    branch = gradient + np.log(share / (passed * network.weights.weight_variance))
+    return found._replace(log_gradient=gradient, log_branch_gradient=branch)
