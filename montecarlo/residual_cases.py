@@ -326,6 +326,23 @@ _ORDERS = (
         deep=True,
     ),
     _case(
+        "BN, post-norm",
+        "Normalizing the sum hides no explosion: q = 1, but squared gradients grow by 1.432 per block (B = 8).",
+        _BN,
+        _wrong("LN for BN", "gradients would keep their size", _LN, _blocks("post_norm")),
+        architecture=_blocks("post_norm"),
+        exponential=True,
+    ),
+    _case(
+        "GN(6), post-norm",
+        "As BN with 1.287 per block.",
+        _GN6,
+        _wrong("LN for GN", "forgets that the group is finite", _LN, _blocks("post_norm")),
+        architecture=_blocks("post_norm"),
+        exponential=True,
+        effort=2,
+    ),
+    _case(
         "LN, post-activation",
         "relu(x + N(W x)): every channel is a random walk reflected at 0, by Spitzer's identity E[x²] → l; "
         "gradients grow as L^0.209 only.",

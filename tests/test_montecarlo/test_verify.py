@@ -278,6 +278,8 @@ class TestClaims:
         said("SWS, NF scaling", (line, power), variance=(1, "q₀ + l"), gradient=(1.467, "L^1.467"))
         said("LN, pre-norm", (line, power), variance=(2, "2 l"), gradient=(1, "as L"))
         said("LN, branch-end norm", (line, power), variance=(1, "q₀ + l"), gradient=(1, "as L"))
+        said("BN, post-norm", (steady, growth), gradient=(1.432, "1.432"))
+        said("GN(6), post-norm", (steady, growth), gradient=(1.287, "1.287"))
         said("LN, post-activation", (line, power), variance=(1, "→ l"), gradient=(0.209, "L^0.209"))
         said("LN, activation before addition", (power, steady), variance=(2, "l²/2π"))
         said("BN, activation before addition", (power, power), gradient=(1.788, "L^1.788"))
@@ -324,7 +326,9 @@ class TestVerdict:
             return _verdict(0.0, **(given | change))
 
         assert verdict() == ("INCONCLUSIVE", ("bound exceeds margin",))
-        assert verdict(half=math.nan, dead=2)[1] == ("no estimate: 2 networks have no finite value",)
+        assert verdict(half=math.nan, dead=2)[1] == (
+            "no estimate: 2 networks have no finite value",
+        )
         assert verdict(half=0.1, bound=0.0, curved=True) == ("INCONCLUSIVE", ("curvature",))
 
 
