@@ -319,15 +319,16 @@ _ORDERS = (
     ),
     _case(
         "LN, post-norm",
-        "N(x + F(x)): q = 1, gradients keep their size, samples collapse.",
+        "N(x + F(x)): q = 1, gradients grow by 1 per block, samples collapse.",
         _LN,
         _wrong("DeepNorm", "with DeepNorm's α and β", _LN, _blocks("deep_norm")),
         architecture=_blocks("post_norm"),
+        exponential=True,
         deep=True,
     ),
     _case(
         "BN, post-norm",
-        "Normalizing the sum hides no explosion: q = 1, but squared gradients grow by 1.432 per block (B = 8).",
+        "q = 1 hides an explosion: squared gradients grow by 1.432 per block (B = 8).",
         _BN,
         _wrong("LN for BN", "gradients would keep their size", _LN, _blocks("post_norm")),
         architecture=_blocks("post_norm"),
