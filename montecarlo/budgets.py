@@ -167,15 +167,26 @@ DEFAULT = Budget(
         largest=1600,
     ),
     ring=Grid(
-        depth=12,
-        forward=(2, 6, 12),
-        backward=(1, 6),
-        widths=(240, 960, 3840),
+        depth=24,
+        forward=(2, 6, 12, 24),
+        backward=(1, 8, 16),
+        widths=(480, 1920, 7680),
         pilot=24,
         largest=200,
     ),
     ring_rows=Grid(
-        depth=12, forward=(), backward=(1, 6), widths=(240, 480, 960), pilot=48, largest=200
+        depth=24, forward=(), backward=(1, 8, 16), widths=(480, 960, 1920), pilot=24, largest=200
+    ),
+    torus=Grid(
+        depth=24,
+        forward=(2, 6, 12, 24),
+        backward=(1, 8, 16),
+        widths=(480, 960, 1920),
+        pilot=16,
+        largest=96,
+    ),
+    torus_rows=Grid(
+        depth=24, forward=(), backward=(1, 8, 16), widths=(480, 720, 960), pilot=16, largest=96
     ),
     residual=ResidualGrids(
         blocks=Grid(
@@ -212,28 +223,8 @@ LONG = replace(
     wide=replace(DEFAULT.wide, pilot=192, largest=24_000),
     direct=replace(DEFAULT.direct, pilot=192, largest=24_000),
     heavy=replace(DEFAULT.heavy, pilot=6400, largest=6400) if DEFAULT.heavy else None,
-    ring=Grid(
-        depth=24,
-        forward=(2, 6, 12, 24),
-        backward=(1, 8, 16),
-        widths=(480, 1920, 7680),
-        pilot=24,
-        largest=300,
-    ),
-    ring_rows=Grid(
-        depth=24, forward=(), backward=(1, 8, 16), widths=(480, 960, 1920), pilot=48, largest=200
-    ),
-    torus=Grid(
-        depth=24,
-        forward=(2, 6, 12, 24),
-        backward=(1, 8, 16),
-        widths=(480, 960, 1920),
-        pilot=24,
-        largest=96,
-    ),
-    torus_rows=Grid(
-        depth=24, forward=(), backward=(1, 8, 16), widths=(480, 720, 960), pilot=24, largest=96
-    ),
+    ring=replace(DEFAULT.ring, largest=1200) if DEFAULT.ring else None,
+    torus=replace(DEFAULT.torus, largest=600) if DEFAULT.torus else None,
     residual=ResidualGrids(
         blocks=Grid(
             depth=32,

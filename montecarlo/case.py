@@ -5,6 +5,7 @@ Nothing here computes a verdict.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -168,19 +169,31 @@ class Case:
             return ()
         # As at one position; the first layers themselves are compared there.
         beyond = 0 if self.stationary else budget.first.depth
+        settled = spatial_cases.SETTLED
         if not self.layer.weights.normalized:
-            return (self._part("network", over, (*signals, "gradient"), beyond=beyond),)
-        parts = (self._part("signals", over, signals, beyond=beyond),)
+            names = (*signals, "gradient")
+            return (self._part("network", over, names, beyond=beyond, settled=settled),)
+        parts = (self._part("signals", over, signals, beyond=beyond, settled=settled),)
         return (*parts, self._part("gradients", rows, ("gradient",))) if rows else parts
 
-    def _part(self, name: str, grid: Grid, names: tuple[str, ...], *, beyond: int = 0) -> Part:
-        """``beyond``: the last layer whose second moment is compared itself."""
+    def _part(
+        self,
+        name: str,
+        grid: Grid,
+        names: tuple[str, ...],
+        *,
+        beyond: int = 0,
+        settled: float = math.inf,
+    ) -> Part:
+        """``beyond``: growth is compared only after it; ``settled``: E[x^2] itself only before."""
         grid = grid.shallower(self.deepest)
         tests = tuple(
             (quantity, layer)
             for quantity in map(QUANTITIES.__getitem__, names)
             for layer in (grid.backward if quantity.backward else grid.forward)
-            if layer <= quantity.deepest and not (quantity.name == "growth" and layer <= beyond)
+            if layer <= quantity.deepest
+            and not (quantity.name == "growth" and layer <= beyond)
+            and not (quantity.name == "second_moment" and layer > settled)
         )
         backward = any(QUANTITIES[name].backward for name in names)
         return Part(name=name, grid=grid, quantities=names, backward=backward, tests=tests)

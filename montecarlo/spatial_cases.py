@@ -16,10 +16,13 @@ from theory.specs.normalizers import (
 )
 from theory.zoo import zoo
 
-__all__ = ["BATCH", "LAYERS", "SHAPES", "inputs_of"]
+__all__ = ["BATCH", "LAYERS", "SETTLED", "SHAPES", "inputs_of"]
 
 SHAPES: dict[str, tuple[int, ...]] = {"ring": (16,), "torus": (8, 8)}
 BATCH = 4
+# Last layer whose E[x^2] is compared: a normalizer sets it afresh in every layer, and where samples
+# and positions collapse (LN, RMSNorm) each later layer only has more noise.
+SETTLED = 6
 _KERNEL = 3
 
 _IN = Layer(norm=instance_norm())

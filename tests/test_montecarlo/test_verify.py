@@ -21,7 +21,7 @@ import montecarlo
 import theory
 from montecarlo import report, verify
 from montecarlo.budgets import BUDGETS, DEFAULT, LONG, QUICK, Budget, Grid
-from montecarlo.case import Control
+from montecarlo.case import INPUTS, Control
 from montecarlo.claims import cases, theory_of
 from montecarlo.cli import main
 from montecarlo.margins import ALPHA, QUANTITIES
@@ -68,6 +68,7 @@ def single(tiny):
     )
 
 
+EVERYTHING = tuple(case for kind in INPUTS for case in cases(kind))
 ONE_POSITION = (*cases("synthetic"), *cases("digits"))
 
 
@@ -81,11 +82,11 @@ class TestClaims:
         assert len(set(ids)) == len(ids)
 
     def test_every_case_has_a_control(self):
-        assert all(case.controls for case in cases("all"))
+        assert all(case.controls for case in EVERYTHING)
 
     def test_gradients_without_a_variance_get_networks_of_their_own(self):
         # Theory notes, "Heavy tails": a squared gradient has a variance only for a pool of rank > 4.
-        heavy = [case for case in cases("all") if case.rank <= 4]
+        heavy = [case for case in EVERYTHING if case.rank <= 4]
         assert [case.name for case in heavy] == ["GN(4)"]
         _, gradients = heavy[0].parts(DEFAULT)
         assert gradients.grid == DEFAULT.heavy
@@ -103,7 +104,7 @@ class TestClaims:
 
     @pytest.mark.parametrize("budget", BUDGETS.values(), ids=lambda b: b.name)
     def test_depths_layers_and_group_sizes_fit(self, budget):
-        for case in cases("all"):
+        for case in EVERYTHING:
             for part in case.parts(budget):
                 grid = part.grid
                 assert max(grid.forward, default=0) <= grid.depth
@@ -147,7 +148,7 @@ class TestClaims:
             expected = CovarianceInputs if case.name in ("WN", "SWS") else DataInputs
             assert type(case.inputs) is expected
 
-    @pytest.mark.parametrize("case", cases("all"), ids=lambda case: case.id)
+    @pytest.mark.parametrize("case", EVERYTHING, ids=lambda case: case.id)
     def test_controls_differ_by_twice_the_margin(self, case):
         if case.name.startswith("EvoNorm"):
             pytest.skip("RQMC takes seconds: the slow test of the whole run covers it")
@@ -169,7 +170,7 @@ class TestClaims:
 
     @pytest.mark.parametrize("kind", ["ring", "torus"])
     def test_positions(self, kind):
-        """Every pool over positions, with the paper's kernels; torus and full depth in the long budget."""
+        """Every pool over positions, with the paper's kernels and depth; only asked for by name."""
         spatial = cases(kind)
         assert {"BN", "IN", "FRN", "LN", "GN(2)", "GN(8)", "VN", "MC", "WN", "SWS", "plain"} <= {
             case.name for case in spatial
@@ -178,14 +179,22 @@ class TestClaims:
             assert case.layer.kernel == 3
             assert case.inputs.positions == {"ring": 16, "torus": 64}[kind]
             assert not case.parts(QUICK)
-            parts = case.parts(LONG)
-            # Gradients through normalized rows need explicit weights, and so narrower networks.
-            assert len(parts) == 1 + case.layer.weights.normalized
-            assert [part.backward for part in parts][-1]
-            for part in parts:
-                assert part.grid.depth == 24
-                assert part.grid.depth <= 0.05 * min(part.grid.widths)
-            assert bool(case.parts(DEFAULT)) == (kind == "ring")
+            for budget in (DEFAULT, LONG):
+                parts = case.parts(budget)
+                # Gradients through normalized rows need explicit weights, and so narrower networks.
+                assert len(parts) == 1 + case.layer.weights.normalized
+                assert [part.backward for part in parts][-1]
+                for part in parts:
+                    assert part.grid.depth == 24
+                    assert part.grid.depth <= 0.05 * min(part.grid.widths)
+                layers = {}
+                for quantity, layer in (test for part in parts for test in part.tests):
+                    layers.setdefault(quantity.name, set()).add(layer)
+                assert layers["similarity"] == {2, 6, 12, 24}
+                assert layers["gradient"] == {1, 8, 16}
+                assert layers.get("second_moment", {2, 6}) == {2, 6}
+                assert layers.get("growth", {6, 12, 24}) == {6, 12, 24}
+        assert not {case.kind for case in cases("all")} & {"ring", "torus"}
         with pytest.raises(SpecificationError, match="budget = 'quick'"):
             verify.affordable(spatial, QUICK)
         assert verify.affordable((*spatial, *cases("synthetic")), QUICK) == cases("synthetic")
@@ -209,7 +218,7 @@ class TestClaims:
             "SWS",
         } < {case.name.split(",")[0] for case in residual}
         assert all(case.network(2).stem is not None for case in residual)
-        ids = [case.id for case in cases("all")]
+        ids = [case.id for case in EVERYTHING]
         assert len(set(ids)) == len(ids)
         assert len(verify.affordable(residual, QUICK)) == 4
         assert len(verify.affordable(residual, LONG)) == len(residual)
