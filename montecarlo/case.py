@@ -250,8 +250,11 @@ class ResidualCase(Case):
         scale, gradient = "second_moment", "gradient_total"
         if self.exponential:
             scale, gradient = "growth", "gradient"
-        # Of an exchangeable batch the similarity decides the stable rank; its width correction is its own.
-        signals = (scale, "similarity", "gap", *(("stable_rank",) if grids.ranks else ()))
+        signals: tuple[str, ...] = (scale, "similarity", "gap")
+        # Of an exchangeable batch the similarity decides the stable rank, which asks for more
+        # networks: it is compared in a few cases.
+        if self.effort == 0 < grids.effort:
+            signals = (*signals, "stable_rank")
         if self.given.positions > 1:
             grid = grids.positions
             return (self._part("network", grid, (*signals, gradient)),) if grid else ()

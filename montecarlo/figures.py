@@ -89,7 +89,7 @@ def agreement(run: Run) -> bytes:
         margin = quantity.margin * run.budget.tightening
         ax.set_title(f"{quantity.label}\nmargin {quantity.show(margin)}")
         downward = ", ".join(map(str, layers))
-        ax.set_xlabel(f"difference / margin\n(layers {downward}, downward)")
+        ax.set_xlabel(f"difference / margin\n(layers, downward:\n{downward})")
         ax.set_ylim(-0.6, len(names) - 0.4)
     panels[0].set_xlim(-1.6, 1.6)
     panels[0].set_yticks(list(position.values()), [f"{case}, {kind}" for case, kind in names])
@@ -158,6 +158,9 @@ def normalizer(run: Run, name: str) -> bytes:
             curve = _curve(run, case, quantity)
             if curve is not None:
                 _draw(ax, curve, run, color, line, marker, case.kind)
+        if not ax.has_data():
+            ax.axis("off")
+            continue
         ax.set_title(_title(quantity))
         ax.set_xlabel("layer")
         _integer_ticks(ax, run)

@@ -65,6 +65,7 @@ def single(tiny):
         cases=(case,),
         rows=tuple(row for row in tiny.rows if row.case == case.name),
         controls=tuple(control for control in tiny.controls if control.case == case.name),
+        claims=tuple(r for r in tiny.claims if {row.case for row in r.rows} == {case.name}),
         curves={place: curve for place, curve in tiny.curves.items() if place[0] == case.id},
     )
 
@@ -245,19 +246,17 @@ class TestClaims:
 
     def test_statements_of_residual_networks_are_the_derived_laws(self):
         """What the report says in words is what ``growth_law`` derives."""
-        laws = {
-            case.name: theory.growth_law(case.network(16), batch=case.inputs.batch)
-            for case in cases("residual")
-            if case.network(1).layer.kernel == 1 and case.inputs.positions == 1
-        }
-        text = {case.name: case.statement for case in cases("residual")}
+        residual = {case.name: case for case in cases("residual")}
+
+        def law_of(case):
+            return theory.growth_law(case.network(16), batch=case.inputs.batch)
 
         def said(name, kind, **numbers):
-            law = laws[name]
+            law = law_of(residual[name])
             assert (law.variance.kind, law.gradient.kind) == kind, (name, law)
             for part, (number, words) in numbers.items():
                 assert getattr(law, part).rate == pytest.approx(number, rel=5e-4)
-                assert words in text[name]
+                assert words in residual[name].statement
 
         line, power, growth, steady = "linear", "polynomial", "exponential", "bounded"
         said(
@@ -293,10 +292,13 @@ class TestClaims:
         said("SWS, NF scaling", (line, power), variance=(1, "q₀ + l"), gradient=(1.467, "L^1.467"))
         said("LN, pre-norm", (line, power), variance=(2, "2 l"), gradient=(1, "as L"))
         said("LN, branch-end norm", (line, power), variance=(1, "q₀ + l"), gradient=(1, "as L"))
+        said("BN, post-norm", (steady, growth), gradient=(1.432, "1.432"))
+        said("GN(6), post-norm", (steady, growth), gradient=(1.287, "1.287"))
         said("LN, post-activation", (line, power), variance=(1, "→ l"), gradient=(0.209, "L^0.209"))
         said("LN, activation before addition", (power, steady), variance=(2, "l²/2π"))
         said("BN, activation before addition", (power, power), gradient=(1.788, "L^1.788"))
-        assert laws["VN, pre-activation"].variance is None  # samples collapse: no law of the four
+        # Samples collapse: no law of the four.
+        assert law_of(residual["VN, pre-activation"]).variance is None
 
     def test_cases_that_a_budget_leaves_out_are_not_named_in_its_command(self, tiny):
         chosen = verify.affordable(cases("all"), QUICK)
@@ -456,7 +458,9 @@ class TestReport:
         assert "http://" not in page
         assert "https://" not in page
         assert "networks needed" in page
-        assert page.count("data:image/png;base64,") == 3 + 3  # overviews, then one per normalizer
+        # Overviews, then one per claim and one per normalizer.
+        assert tiny.claims
+        assert page.count("data:image/png;base64,") == 3 + len(tiny.claims) + 3
         document = json.loads(
             (index.parent / "verify.json").read_text(), parse_constant=pytest.fail
         )
