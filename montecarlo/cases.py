@@ -7,13 +7,14 @@ plausible wrong theories, each the exact prediction for another network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from montecarlo import residual_cases, spatial_cases
 from montecarlo.case import INPUTS, Case, Control, InputKind
+from montecarlo.residual_cases import CASES
+from montecarlo.spatial_cases import BATCH, ESSENTIAL, LAYERS, SHAPES
 from montecarlo.wrong_laws import (
     group_without_outer_product,
     independent_denominators,
@@ -187,8 +188,8 @@ def cases(kind: str) -> tuple[Case, ...]:
     kind
         ``"synthetic"``: an exchangeable batch with correlation 0.3; ``"digits"``: 16 handwritten
         digits with their full covariance; ``"ring"``, ``"torus"``: 4 samples on 16 and on 8 x 8
-        positions; ``"residual"``: residual networks; ``"all"``: all but the ring and the torus, whose
-        24 layers of convolutions take longer than everything else.
+        positions; ``"residual"``: residual networks; ``"all"``: everything but the
+        torus and most of the ring, whose 24 layers of convolutions take longer than all the rest.
 
     Raises
     ------
@@ -198,14 +199,16 @@ def cases(kind: str) -> tuple[Case, ...]:
     if kind not in (*INPUTS, "all"):
         names = ", ".join(INPUTS)
         raise out_of_domain("inputs", kind, f"{names} or all", "check the spelling")
-    chosen = [inputs for inputs in INPUTS if kind == inputs]
     if kind == "all":
-        chosen = [inputs for inputs in INPUTS if inputs not in spatial_cases.SHAPES]
-    residual = residual_cases.CASES if "residual" in chosen else ()
-    return _at_one_position(chosen) + _over_positions(chosen) + residual
+        spatial = [case for case in _over_positions("ring") if case.name in ESSENTIAL]
+        return (*_at_one_position("synthetic"), *_at_one_position("digits"), *spatial, *CASES)
+    if kind == "residual":
+        return CASES
+    (inputs,) = (known for known in INPUTS if known == kind)
+    return _over_positions(inputs) if inputs in SHAPES else _at_one_position(inputs)
 
 
-def _over_positions(chosen: Sequence[InputKind]) -> tuple[Case, ...]:
+def _over_positions(inputs: InputKind) -> tuple[Case, ...]:
     return tuple(
         Case(
             name=name,
@@ -213,15 +216,13 @@ def _over_positions(chosen: Sequence[InputKind]) -> tuple[Case, ...]:
             layer=layer,
             kind=inputs,
             controls=tuple(Control(*wrong) for wrong in controls),
-            batch=spatial_cases.BATCH,
+            batch=BATCH,
         )
-        for inputs in chosen
-        if inputs in spatial_cases.SHAPES
-        for name, statement, layer, controls in spatial_cases.LAYERS
+        for name, statement, layer, controls in LAYERS
     )
 
 
-def _at_one_position(chosen: Sequence[InputKind]) -> tuple[Case, ...]:
+def _at_one_position(inputs: InputKind) -> tuple[Case, ...]:
     return tuple(
         Case(
             name=name,
@@ -232,8 +233,6 @@ def _at_one_position(chosen: Sequence[InputKind]) -> tuple[Case, ...]:
             batch=16 if inputs == "digits" else _BATCH.get(name, 8),
             deepest=_DEEPEST.get(f"{name}/{inputs}"),
         )
-        for inputs in chosen
-        if inputs in ("synthetic", "digits")
         for name, statement, layer, controls in _LAYERS
         if inputs == "synthetic" or name not in _SYNTHETIC_ONLY
     )

@@ -16,8 +16,10 @@ from theory.specs.normalizers import (
 )
 from theory.zoo import zoo
 
-__all__ = ["ACCUMULATED", "BATCH", "LAYERS", "SETTLED", "SHAPES", "inputs_of"]
+__all__ = ["ACCUMULATED", "BATCH", "ESSENTIAL", "LAYERS", "SETTLED", "SHAPES", "inputs_of"]
 
+# What finding (ii) and (iii) say about group size: these are part of every run that can pay for them.
+ESSENTIAL = ("GN(2)", "GN(8)", "IN")
 SHAPES: dict[str, tuple[int, ...]] = {"ring": (16,), "torus": (8, 8)}
 BATCH = 4
 # Last layer whose E[x^2] is compared: a normalizer sets it afresh in every layer, and where samples
