@@ -69,8 +69,6 @@ class ResidualGrids:
         In place of ``blocks`` for the orders that are meant for great depth.
     effort
         Cases of at most this effort, 0, 1 or 2, are simulated.
-    ranks
-        Compare stable ranks too.
     """
 
     blocks: Grid
@@ -78,7 +76,6 @@ class ResidualGrids:
     positions: Grid | None = None
     deep: Grid | None = None
     effort: int
-    ranks: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,10 +172,10 @@ DEFAULT = Budget(
         backward=(1, 8, 16),
         widths=(480, 1920, 7680),
         pilot=24,
-        largest=200,
+        largest=96,
     ),
     ring_rows=Grid(
-        depth=24, forward=(), backward=(1, 8, 16), widths=(480, 960, 1920), pilot=24, largest=200
+        depth=24, forward=(), backward=(1, 8, 16), widths=(480, 960, 1920), pilot=24, largest=96
     ),
     torus=Grid(
         depth=24,
@@ -186,10 +183,10 @@ DEFAULT = Budget(
         backward=(1, 8, 16),
         widths=(480, 960, 1920),
         pilot=16,
-        largest=96,
+        largest=32,
     ),
     torus_rows=Grid(
-        depth=24, forward=(), backward=(1, 8, 16), widths=(480, 720, 960), pilot=16, largest=96
+        depth=24, forward=(), backward=(1, 8, 16), widths=(480, 720, 960), pilot=16, largest=48
     ),
     residual=ResidualGrids(
         blocks=Grid(
@@ -251,7 +248,7 @@ LONG = replace(
             backward=(1, 4, 8),
             widths=(320, 640, 1280),
             pilot=64,
-            largest=600,
+            largest=3000,
         ),
         deep=Grid(
             depth=100,
@@ -259,10 +256,9 @@ LONG = replace(
             backward=(1, 10, 30),
             widths=(2016, 4032, 8064),
             pilot=48,
-            largest=600,
+            largest=2000,
         ),
         effort=2,
-        ranks=True,
     ),
     tightening=0.5,
 )

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from montecarlo import spatial_cases
 from montecarlo.budgets import Budget, Grid
 from montecarlo.digits import digits
@@ -23,6 +26,7 @@ __all__ = ["INPUTS", "Architecture", "Case", "Control", "InputKind", "Part", "Re
 InputKind = Literal["synthetic", "digits", "ring", "torus", "residual"]
 INPUTS: tuple[InputKind, ...] = ("synthetic", "digits", "ring", "torus", "residual")
 
+FloatArray = NDArray[np.float64]
 Architecture = Callable[[Layer, int, Inputs], Network]
 """(layer, depth, inputs) -> network; inputs because NF scaling carries what theory predicts for them."""
 
@@ -35,7 +39,8 @@ def _feed_forward(layer: Layer, depth: int, _: Inputs) -> Network:
 class Control:
     """A plausible mistake: the prediction for another network put in the place of the true one.
 
-    It is judged where it differs most from the true one, or in the ``quantity`` that it is about.
+    It is judged where it differs most from the true one, or in the ``quantity`` that it is about.  A
+    mistake in a formula instead of a network is a ``law``: (batch, depth) -> that quantity over depth.
     """
 
     name: str
@@ -43,6 +48,7 @@ class Control:
     layer: Layer
     architecture: Architecture = _feed_forward
     quantity: str | None = None
+    law: Callable[[int, int], FloatArray] | None = None
 
     def network(self, depth: int, inputs: Inputs) -> Network:
         """The wrong network of this depth."""
@@ -167,8 +173,7 @@ class Case:
         rows = budget.ring_rows if ring else budget.torus_rows
         if over is None:
             return ()
-        # As at one position; the first layers themselves are compared there.
-        beyond = 0 if self.stationary else budget.first.depth
+        beyond = 0 if self.stationary else spatial_cases.ACCUMULATED
         settled = spatial_cases.SETTLED
         if not self.layer.weights.normalized:
             names = (*signals, "gradient")
@@ -245,8 +250,11 @@ class ResidualCase(Case):
         scale, gradient = "second_moment", "gradient_total"
         if self.exponential:
             scale, gradient = "growth", "gradient"
-        # Of an exchangeable batch the similarity decides the stable rank; its width correction is its own.
-        signals = (scale, "similarity", "gap", *(("stable_rank",) if grids.ranks else ()))
+        signals: tuple[str, ...] = (scale, "similarity", "gap")
+        # Of an exchangeable batch the similarity decides the stable rank, which asks for more
+        # networks: it is compared in a few cases.
+        if self.effort == 0 < grids.effort:
+            signals = (*signals, "stable_rank")
         if self.given.positions > 1:
             grid = grids.positions
             return (self._part("network", grid, (*signals, gradient)),) if grid else ()

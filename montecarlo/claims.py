@@ -1,277 +1,390 @@
-"""What ``normcompass verify`` checks, as data: cases and controls; see also ``margins``, ``budgets``.
+"""Claims as data: every finding of the paper split into what can be checked, and ours beside it.
 
-Everything here was fixed before the results were looked at, and nothing here computes a verdict.
-A *case* is one complete layer of the paper (theory notes, section 2) on one batch; its *controls* are
-plausible wrong theories, each the exact prediction for another network.
+A claim names the cases of ``verify`` that bear on it and the quantities that decide it; prediction, margin
+and width law are those of the cases (``cases``, ``margins``, ``verdicts``).  ``number`` is what theory
+says exactly, computed by the library when asked.  Where theory departs from the paper, ``deviation``
+says how, and which intervention shows the cause.
+
+The paper: Lubana, Tanaka & Dick 2021, arXiv 2106.05956.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from montecarlo import residual_cases, spatial_cases
-from montecarlo.case import INPUTS, Case, Control, InputKind
-from theory.errors import out_of_domain
-from theory.recursion import predict
-from theory.results import Prediction
-from theory.specs.activations import identity, relu, silu
-from theory.specs.inputs import Inputs
-from theory.specs.networks import Layer, Network
-from theory.specs.normalizers import (
-    Normalizer,
-    Pool,
-    group_norm,
-    variance_norm,
-)
-from theory.specs.weights import gaussian, weight_norm
+from montecarlo.claim import Claim
+from theory.fixed_points import fixed_point
+from theory.routes.arccosine import ray_gap
+from theory.specs.networks import FeedForward, Layer
+from theory.specs.normalizers import group_norm, instance_norm
 from theory.zoo import zoo
 
-__all__ = [
-    "Case",
-    "Control",
-    "Theory",
-    "cases",
-    "theory_of",
-]
-
-FloatArray = NDArray[np.float64]
+__all__ = ["CLAIMS"]
 
 
-def _group_rms(size: int) -> Normalizer:
-    """GN that forgets its mean: a pool of rank G instead of G - 1."""
-    pool = Pool(samples=False, positions=True, channels=size)
-    return Normalizer(
-        name=f"rms over {size} channels", pool=pool, centered=False, denominator="rms"
-    )
+def _on_batches(*names: str) -> tuple[str, ...]:
+    return tuple(f"{name}/{kind}" for name in names for kind in ("synthetic", "digits"))
 
 
-_GN4, _GN6 = Layer(norm=group_norm(4)), Layer(norm=group_norm(6))
-# The wrong theories.
-_RMS6 = Layer(norm=_group_rms(6))
-_UNIT = Layer(weights=gaussian(weight_variance=1.0))
-_LINEAR = Layer(weights=gaussian(weight_variance=1.0), activation=identity)
-_SILU = Layer(activation=silu)
-_LINEAR_VN = Layer(norm=variance_norm(), activation=identity)
-_BARE_WN = Layer(weights=weight_norm(), activation=relu)
-_UNCENTERED = Layer(weights=gaussian(weight_variance=zoo["SWS"].weights.weight_variance))
+def _residual(*names: str) -> tuple[str, ...]:
+    return tuple(f"{name}/residual" for name in names)
 
-_LAYERS: tuple[tuple[str, str, Layer, tuple[Control, ...]], ...] = (
-    (
-        "plain",
-        "He initialization keeps E[x²]; samples collapse by κ₁; λ = 1.",
-        zoo["plain"],
-        (
-            Control("weight variance 1", "forgets that relu halves the second moment", _UNIT),
-            Control("angles are kept", "takes the layers to be linear", _LINEAR),
+
+def _ring(*names: str) -> tuple[str, ...]:
+    return tuple(f"{name}/ring" for name in names)
+
+
+def _settled(name: str, *, batch: float | None = None) -> float:
+    """s* of a layer of the zoo."""
+    return fixed_point(FeedForward(zoo[name], depth=1), batch=batch).similarity
+
+
+def _growth(layer: Layer, *, batch: float | None = None, positions: int = 1) -> float:
+    """lambda of a layer."""
+    network = FeedForward(layer, depth=1)
+    return fixed_point(network, batch=batch, positions=positions).gradient_growth
+
+
+_VARIANCE = ("second_moment", "growth")
+_SIMILAR = ("similarity", "gap")
+_BEFORE = "paper, finding (i): stable forward propagation"
+_ALIKE = "paper, finding (ii): informative forward propagation"
+_EXPLODE = "paper, finding (iii): stable backward propagation"
+_NOTES = "ours, theory notes, section "
+
+_VARIANCE_CLAIMS = (
+    Claim(
+        id="i.feedforward",
+        statement="Activation-based normalizers set the second moment afresh in every layer.",
+        source=_BEFORE,
+        exact="E[x²] = ½ after relu, at every depth",
+        number=lambda: 0.5,
+        cases=_on_batches("BN", "LN", "RMSNorm", "GN(6)"),
+        quantities=("second_moment",),
+    ),
+    Claim(
+        id="i.linear",
+        statement="With BN, LN or GN in the branch the variance of a residual network grows linearly.",
+        source=_BEFORE,
+        exact="q_l = q₀ + l for every normalizer that sets E[N(h)²] = 1",
+        cases=_residual(
+            "BN, pre-activation",
+            "LN, pre-activation",
+            "RMSNorm, pre-activation",
+            "GN(6), pre-activation",
+            "GN(8), pre-activation",
+        ),
+        quantities=("second_moment",),
+    ),
+    Claim(
+        id="i.linear-positions",
+        statement="So it does with InstanceNorm and Filter Response Norm over positions.",
+        source=_BEFORE,
+        exact="q_l = q₀ + l",
+        cases=_residual(
+            "IN, pre-activation", "FRN, pre-activation", "BN, pre-activation over positions"
+        ),
+        quantities=("second_moment",),
+    ),
+    Claim(
+        id="i.evonorm",
+        statement="EvoNorm-S0 and -B0 keep the growth linear, with slopes of their own.",
+        source=_BEFORE,
+        exact="q_{l+1} = q_l + σ_w² E[N(h)²], where E[N(h)²] depends on q: not scale free",
+        cases=_residual("EvoNorm-S0, pre-activation", "EvoNorm-B0, pre-activation"),
+        quantities=("second_moment",),
+    ),
+    Claim(
+        id="i.variance-norm",
+        statement="Variance Normalization grows faster than linearly in fully connected networks.",
+        source=_BEFORE,
+        exact="a branch adds q/(q − p); as samples become alike, q_l ~ l log² l",
+        cases=_residual("VN, pre-activation"),
+        quantities=("second_moment",),
+        deviation=(
+            "The paper counts every activation-based normalizer as linear.  VN divides by the "
+            "deviation over the batch but does not subtract the mean: as samples become alike the "
+            "deviation vanishes against the second moment, and branches grow.  The intervention is "
+            "centering: BN, the same layer with the mean subtracted, is linear (i.linear), and the "
+            "control 'BN for VN' is rejected."
         ),
     ),
-    (
-        "BN",
-        "Centering brings any exchangeable batch to s* = κ₁(−1/(B−1)); gradients grow by λ_B.",
-        zoo["BN"],
-        (
-            Control("BN without centering", "divides by the batch std only", zoo["VN"]),
-            Control("MC for BN", "centers but leaves the scale alone", zoo["MC"]),
-        ),
+    Claim(
+        id="i.exponential",
+        statement="Without a normalizer, or with WN or SWS, the variance grows exponentially.",
+        source=_BEFORE,
+        exact="bases: plain 2, SWS 2, WN from 2 to 1 + π/(π−1)",
+        number=lambda: 1.0 + math.pi / (math.pi - 1.0),
+        cases=_residual("plain, pre-activation", "WN, pre-activation", "SWS, pre-activation"),
+        quantities=("growth",),
     ),
-    (
-        "VN",
-        "Without centering samples collapse: VN is not BatchNorm's equal.",
-        zoo["VN"],
-        (Control("BN for VN", "takes VN to separate samples as BN does", zoo["BN"]),),
+    Claim(
+        id="i.remedies",
+        statement="Parametric normalizers need a remedy; SkipInit, Fixup and 1/√L bound the variance.",
+        source=_BEFORE,
+        exact="β = 0 and Fixup: q_l = q₀; β = 1/√L: (1 + 1/L)^L → e",
+        number=lambda: math.e,
+        cases=_residual("plain, SkipInit", "plain, Fixup", "plain, 1/√L", "SWS, 1/√L"),
+        quantities=("second_moment",),
     ),
-    (
-        "MC",
-        "Centering alone separates samples as BN does; the scale is not kept.",
-        zoo["MC"],
-        (Control("plain for MC", "ignores the centering", zoo["plain"]),),
+    Claim(
+        id="i.small-branches",
+        statement="A small constant β only delays the exponential; LayerScale delays a power.",
+        source="ours, theory notes, section 5",
+        exact="plain: base 1 + β²; BN: q_l = q₀ + β² l",
+        number=lambda: 1.04,
+        cases=_residual("plain, ReZero under way", "BN, LayerScale 0.1"),
+        quantities=_VARIANCE,
     ),
-    (
-        "LN",
-        "q = 1 after one layer, c' = κ₁(c), λ = 1.",
-        zoo["LN"],
-        (
-            Control("GN(6) for LN", "takes the pool to be finite", _GN6),
-            Control("BN for LN", "pools over samples, not channels", zoo["BN"]),
-        ),
-    ),
-    (
-        "RMSNorm",
-        "As LN: with infinitely many channels the mean is zero.",
-        zoo["RMSNorm"],
-        (Control("pool of 6 channels", "takes the pool to be finite", _RMS6),),
-    ),
-    (
-        "GN(6)",
-        "The Pearson identity with n = G − 1 degrees of freedom; λ = (G−2)/(G−3).",
-        _GN6,
-        (
-            Control("G for G − 1", "forgets that the mean costs a degree of freedom", _RMS6),
-            Control("LN for GN", "forgets that the group is finite", zoo["LN"]),
-        ),
-    ),
-    (
-        "GN(4)",
-        "As GN(6) with a heavy tail: the squared gradient has a mean, λ = 2, but no variance.",
-        _GN4,
-        (Control("LN for GN", "forgets that the group is finite", zoo["LN"]),),
-    ),
-    (
-        "EvoNorm-S0",
-        "h·sigmoid(h)/std over all channels: not scale free.",
-        zoo["EvoNorm-S0"],
-        (Control("silu for EvoNorm-S0", "forgets the division by the std", _SILU),),
-    ),
-    (
-        "EvoNorm-B0",
-        "h / max(batch std, h): a cut from above at 1.",
-        zoo["EvoNorm-B0"],
-        (Control("VN for EvoNorm-B0", "forgets the maximum in the denominator", _LINEAR_VN),),
-    ),
-    (
-        "WN",
-        "Unit rows with the scaled relu: c* = 0 while q stays near 1.",
-        zoo["WN"],
-        (Control("WN without shift and scale", "relu in place of the scaled relu", _BARE_WN),),
-    ),
-    (
-        "SWS",
-        "Centered rows remove the mean of relu: s* = 1/π as for BN, λ = π/(π−1).",
-        zoo["SWS"],
-        (Control("SWS without centering", "plain weights of the same variance", _UNCENTERED),),
-    ),
-    (
-        "WC",
-        "Centered Gaussian rows of SWS's variance: the same theory.",
-        zoo["WC"],
-        (Control("WC without centering", "plain weights of the same variance", _UNCENTERED),),
+    Claim(
+        id="i.nf-scaling",
+        statement="NF scaling makes unnormalized residual networks as good as normalized ones.",
+        source="Brock, De & Smith 2021; theory notes, section 5",
+        exact="branches see x/√q_l with the predicted q_l: q_l = q₀ + l",
+        cases=_residual("plain, NF scaling", "SWS, NF scaling"),
+        quantities=("second_moment",),
     ),
 )
 
-# A raw numerator over a std of the batch: its squared gradient has a variance only for B >= 10.
-_BATCH: Mapping[str, int] = {"VN": 16, "EvoNorm-B0": 16}
-# The stated error of this prediction (RQMC over 16 unequal samples, summed over the layers as if every
-# layer erred the same way) reaches the margin of a gradient at about 10 layers.
-_DEEPEST: Mapping[str, int] = {"EvoNorm-B0/digits": 6}
-# Very wide networks are dear, and one batch shows the law of the tail.
-_SYNTHETIC_ONLY = ("GN(4)",)
+_SIMILARITY_CLAIMS = (
+    Claim(
+        id="ii.group-norm",
+        statement="GroupNorm keeps samples dissimilar: its correlation map has a fixed point below 1.",
+        source=_ALIKE,
+        exact="c' = E κ₁(r), r ~ Hotelling(c, G−1); s* for G = 6:",
+        number=lambda: fixed_point(FeedForward(Layer(norm=group_norm(6)), depth=1)).similarity,
+        cases=(*_on_batches("GN(6)"), "GN(4)/synthetic"),
+        quantities=_SIMILAR,
+    ),
+    Claim(
+        id="ii.group-size",
+        statement="The larger the group, the more alike samples become, up to LayerNorm.",
+        source=_ALIKE,
+        exact="s* over 16 positions for G = 1 (IN), 2, 8 rises to 1; for G = 1:",
+        number=lambda: (
+            fixed_point(FeedForward(Layer(norm=instance_norm()), depth=1), positions=16).similarity
+        ),
+        cases=(*_ring("IN", "GN(2)", "GN(8)"), *_on_batches("GN(6)", "LN")),
+        quantities=("similarity",),
+    ),
+    Claim(
+        id="ii.layer-norm",
+        statement="LayerNorm, RMSNorm and networks without a normalizer make samples collapse.",
+        source=_ALIKE,
+        exact="c' = κ₁(c), hence 1 − c_l → 9π²/(2 l²); l² (1 − c_l) →",
+        number=lambda: 4.5 * math.pi**2,
+        cases=_on_batches("LN", "RMSNorm", "plain"),
+        quantities=_SIMILAR,
+    ),
+    Claim(
+        id="ii.batch-norm",
+        statement="BatchNorm brings exchangeable batches to one similarity in a single layer.",
+        source=_ALIKE,
+        exact="s* = κ₁(−1/(B−1)) → 1/π; for B = 8:",
+        number=lambda: 1.0 - float(ray_gap(1.0 + 1.0 / 7.0, slopes=(1.0, 0.0))),
+        cases=_on_batches("BN"),
+        quantities=_SIMILAR,
+    ),
+    Claim(
+        id="ii.parametric",
+        statement="SWS and WN separate samples as BatchNorm does: correlations tend to 0.",
+        source=_ALIKE,
+        exact="c' = (κ₁(c) − 1/π)/(1 − 1/π); SWS: s* =",
+        number=lambda: _settled("SWS"),
+        cases=_on_batches("SWS", "WN", "WC"),
+        quantities=("similarity",),
+    ),
+    Claim(
+        id="ii.rank",
+        statement="The stable rank of activations is high with small groups and falls to 1 with LN.",
+        source=_ALIKE,
+        exact="B / max(1 + (B−1)s, 1 − s) where pairs are alike; the whole spectrum on real data",
+        cases=_on_batches("BN", "GN(6)", "LN", "SWS"),
+        quantities=("stable_rank",),
+        deviation=(
+            "The paper bounds the rank from below by Ω(√(width/group size)).  At fixed batch the exact "
+            "value does not depend on the width: it is at most B, and for groups of fixed size tends "
+            "to B/(1 + (B−1)s*).  The bound holds while √(width/G) is below that, and says nothing "
+            "about what a batch of B samples can show beyond it.  The intervention is the width: "
+            "extrapolations over a factor 16 end at the same rank."
+        ),
+    ),
+)
 
+_GRADIENT_CLAIMS = (
+    Claim(
+        id="iii.group-norm",
+        statement="Gradients through GroupNorm explode, the faster the smaller the group.",
+        source=_EXPLODE,
+        exact="λ = (G−2)/(G−3); for G = 6:",
+        number=lambda: _growth(Layer(norm=group_norm(6))),
+        cases=_on_batches("GN(6)"),
+        quantities=("gradient",),
+    ),
+    Claim(
+        id="iii.heavy-tail",
+        statement="At G = 4 squared gradients have a mean but no variance.",
+        source=_NOTES + "4, heavy tails",
+        exact="λ = (G−2)/(G−3) for G = 4, approached as n^(−1/2):",
+        number=lambda: _growth(Layer(norm=group_norm(4))),
+        cases=("GN(4)/synthetic",),
+        quantities=("gradient",),
+    ),
+    Claim(
+        id="iii.batch-norm",
+        statement="Gradients through BatchNorm explode, the faster the smaller the batch.",
+        source=_EXPLODE,
+        exact="λ_B → π/(π−1); for B = 8:",
+        number=lambda: _growth(zoo["BN"], batch=8),
+        cases=_on_batches("BN"),
+        quantities=("gradient",),
+    ),
+    Claim(
+        id="iii.instance-norm",
+        statement="InstanceNorm explodes over S positions as BatchNorm does over S samples.",
+        source=_EXPLODE,
+        exact="λ_IN(S) = λ_B at B = S; for S = 16:",
+        number=lambda: _growth(Layer(norm=instance_norm()), positions=16),
+        cases=_ring("IN"),
+        quantities=("gradient",),
+    ),
+    Claim(
+        id="iii.group-size",
+        statement="Growing the group tames the gradient.",
+        source=_EXPLODE,
+        exact="λ over 16 positions falls from G = 1 over 2 to 8; for G = 8:",
+        number=lambda: _growth(Layer(norm=group_norm(8)), positions=16),
+        cases=_ring("IN", "GN(2)", "GN(8)"),
+        quantities=("gradient",),
+    ),
+    Claim(
+        id="iii.layer-norm",
+        statement="LayerNorm and RMSNorm keep gradients, as He initialization does.",
+        source=_EXPLODE,
+        exact="λ = 1",
+        number=lambda: _growth(zoo["LN"]),
+        cases=_on_batches("LN", "RMSNorm", "plain"),
+        quantities=("gradient",),
+    ),
+    Claim(
+        id="iii.trade-off",
+        statement="Stable gradients or distinguishable samples: one group size moves along a frontier.",
+        source=_EXPLODE,
+        exact="(s*, λ) for G = 1, 2, 8 over 16 positions, and (1, 1) for LN",
+        cases=_ring("IN", "GN(2)", "GN(8)"),
+        quantities=("similarity", "gradient"),
+    ),
+)
 
-def cases(kind: str) -> tuple[Case, ...]:
-    """Every normalizer on the chosen batches, in the order of the report.
+_OUR_CLAIMS = (
+    Claim(
+        id="ours.sws-is-bn",
+        statement="SWS equals BatchNorm with an infinite batch, forward and backward.",
+        source=_NOTES + "4",
+        exact="s* = 1/π, λ = π/(π−1) =",
+        number=lambda: _growth(zoo["SWS"]),
+        cases=_on_batches("SWS", "WC"),
+        quantities=("similarity", "gradient"),
+    ),
+    Claim(
+        id="ours.variance-norm",
+        statement="VN is not BatchNorm's equal: samples collapse in fully connected networks.",
+        source=_NOTES + "4, VN",
+        exact="as c → 1, 1 − c' = (1 − c)(B−3)/(B−1)",
+        cases=_on_batches("VN"),
+        quantities=_SIMILAR,
+        deviation=(
+            "The paper remarks that VN behaves like BatchNorm.  It does not separate samples without "
+            "positions: what does is centering.  The intervention: MC, which centers and does not "
+            "divide, reaches BatchNorm's similarity (ours.centering)."
+        ),
+    ),
+    Claim(
+        id="ours.centering",
+        statement="Centering alone separates samples as BatchNorm does.",
+        source=_NOTES + "4",
+        exact="MC has BN's correlation map, its second moment decays",
+        cases=_on_batches("MC"),
+        quantities=("similarity", "growth"),
+    ),
+    Claim(
+        id="ours.weight-norm-marginal",
+        statement="WN's second moment is only marginally stable.",
+        source=_NOTES + "4",
+        exact="q' = q + (√q − 1)²/(π−1): attracting from below, repelling from above",
+        cases=_on_batches("WN"),
+        quantities=_VARIANCE,
+    ),
+    Claim(
+        id="ours.evonorm",
+        statement="EvoNorm's fixed points, forward and backward.",
+        source=_NOTES + "4, EvoNorm",
+        exact="S0: s* =",
+        number=lambda: _settled("EvoNorm-S0"),
+        cases=_on_batches("EvoNorm-S0", "EvoNorm-B0"),
+        quantities=("similarity", "gradient"),
+    ),
+    Claim(
+        id="ours.residual-exponents",
+        statement="Gradients of normalized residual networks grow as powers of depth, not as λ^L.",
+        source=_NOTES + "5",
+        exact="L^λ: GN(6) L^(4/3), LN L, BN L^λ_B; λ_B for B = 8:",
+        number=lambda: _growth(zoo["BN"], batch=8),
+        cases=_residual(
+            "BN, pre-activation",
+            "LN, pre-activation",
+            "GN(6), pre-activation",
+            "GN(8), pre-activation",
+            "IN, pre-activation",
+            "BN, pre-activation, 2 maps",
+        ),
+        quantities=("gradient_total",),
+    ),
+    Claim(
+        id="ours.residual-bases",
+        statement="Unnormalized residual gradients grow exponentially, with SWS faster than signals.",
+        source=_NOTES + "5",
+        exact="plain 2; SWS and WN 1 + π/(π−1) =",
+        number=lambda: 1.0 + _growth(zoo["SWS"]),
+        cases=_residual("plain, pre-activation", "SWS, pre-activation", "WN, pre-activation"),
+        quantities=("gradient",),
+    ),
+    Claim(
+        id="ours.transformers",
+        statement="Where Transformers put their norms decides whether variance and gradients grow.",
+        source=_NOTES + "5",
+        exact="pre-norm, branch-end norm and sandwich: linear; post-norm and DeepNorm: q = 1",
+        cases=_residual(
+            "LN, pre-norm",
+            "LN, branch-end norm",
+            "BN, branch-end norm",
+            "LN, sandwich",
+            "LN, DeepNorm",
+            "LN, post-norm",
+        ),
+        quantities=("second_moment", "similarity", "gradient_total"),
+    ),
+    Claim(
+        id="ours.reflected-walk",
+        statement="In a ResNet-v1 every channel is a reflected random walk.",
+        source=_NOTES + "5, Spitzer",
+        exact="E[x_l] = Σ 1/√(2πk), E[x_l²] = l/2 + Σ_{j+k≤l} a_j a_k → l",
+        cases=_residual("LN, post-activation"),
+        quantities=("second_moment", "similarity"),
+    ),
+    Claim(
+        id="ours.means-add-up",
+        statement="Activation before addition: means add up, and samples collapse as l⁻².",
+        source=_NOTES + "5",
+        exact="q_l ~ l²/2π, 1 − s_l ~ 2π d_∞/l²",
+        cases=_residual("LN, activation before addition", "BN, activation before addition"),
+        quantities=("second_moment", "similarity"),
+    ),
+)
 
-    Parameters
-    ----------
-    kind
-        ``"synthetic"``: an exchangeable batch with correlation 0.3; ``"digits"``: 16 handwritten
-        digits with their full covariance; ``"ring"``, ``"torus"``: 4 samples on 16 and on 8 x 8
-        positions; ``"residual"``: residual networks; ``"all"``: all but the ring and the torus, whose
-        24 layers of convolutions take longer than everything else.
-
-    Raises
-    ------
-    SpecificationError
-        Another ``kind``.
-    """
-    if kind not in (*INPUTS, "all"):
-        names = ", ".join(INPUTS)
-        raise out_of_domain("inputs", kind, f"{names} or all", "check the spelling")
-    chosen = [inputs for inputs in INPUTS if kind == inputs]
-    if kind == "all":
-        chosen = [inputs for inputs in INPUTS if inputs not in spatial_cases.SHAPES]
-    residual = residual_cases.CASES if "residual" in chosen else ()
-    return _at_one_position(chosen) + _over_positions(chosen) + residual
-
-
-def _over_positions(chosen: Sequence[InputKind]) -> tuple[Case, ...]:
-    return tuple(
-        Case(
-            name=name,
-            statement=statement,
-            layer=layer,
-            kind=inputs,
-            controls=tuple(Control(*wrong) for wrong in controls),
-            batch=spatial_cases.BATCH,
-        )
-        for inputs in chosen
-        if inputs in spatial_cases.SHAPES
-        for name, statement, layer, controls in spatial_cases.LAYERS
-    )
-
-
-def _at_one_position(chosen: Sequence[InputKind]) -> tuple[Case, ...]:
-    return tuple(
-        Case(
-            name=name,
-            statement=statement,
-            layer=layer,
-            kind=inputs,
-            controls=controls,
-            batch=16 if inputs == "digits" else _BATCH.get(name, 8),
-            deepest=_DEEPEST.get(f"{name}/{inputs}"),
-        )
-        for inputs in chosen
-        if inputs in ("synthetic", "digits")
-        for name, statement, layer, controls in _LAYERS
-        if inputs == "synthetic" or name not in _SYNTHETIC_ONLY
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Theory:
-    """A prediction on the scales of ``margins.QUANTITIES``: arrays over depth, absolute errors, routes."""
-
-    value: Mapping[str, FloatArray]
-    error: Mapping[str, FloatArray]
-    route: Mapping[str, str]
-    status: str
-
-
-def theory_of(network: Network, inputs: Inputs) -> Theory:
-    """``predict`` on the scales of the comparison; logarithms of everything but the similarity."""
-    prediction: Prediction = predict(network, inputs)
-    error = prediction.error
-    assert prediction.log_gradient_norm is not None
-    rank, gap = prediction.stable_rank, prediction.gap
-    moment, moment_error = prediction.log_second_moment, error["log_second_moment"]
-    gradient = 2.0 * prediction.log_gradient_norm
-    gradient_error = 2.0 * np.abs(error["log_gradient_norm"])
-    forward = {name: prediction.route[name][-1] for name in ("second_moment", "similarity")}
-    backward = prediction.route["log_gradient_norm"][0]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_gap, gap_error = np.log(gap), error["gap"] / gap
-    return Theory(
-        value={
-            "second_moment": moment,
-            "growth": moment,
-            "similarity": prediction.similarity,
-            "gap": log_gap,
-            "stable_rank": np.log(rank),
-            "gradient": gradient,
-            "gradient_total": gradient,
-        },
-        error={
-            "second_moment": moment_error,
-            "growth": moment_error,
-            "similarity": error["similarity"],
-            "gap": gap_error,
-            "stable_rank": error["stable_rank"] / rank,
-            "gradient": gradient_error,
-            "gradient_total": gradient_error,
-        },
-        route={
-            "second_moment": forward["second_moment"],
-            "growth": forward["second_moment"],
-            "similarity": forward["similarity"],
-            "gap": forward["similarity"],
-            "stable_rank": prediction.route["stable_rank"][-1],
-            "gradient": backward,
-            "gradient_total": backward,
-        },
-        status=prediction.regime.status if math.isfinite(prediction.regime.rank) else "regular",
-    )
+CLAIMS: tuple[Claim, ...] = (
+    *_VARIANCE_CLAIMS,
+    *_SIMILARITY_CLAIMS,
+    *_GRADIENT_CLAIMS,
+    *_OUR_CLAIMS,
+)

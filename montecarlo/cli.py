@@ -10,6 +10,7 @@ import typer
 
 from montecarlo.commands import runs
 from montecarlo.commands.calibrate import calibrate
+from montecarlo.commands.claims import claims
 from montecarlo.commands.figures import figures
 from montecarlo.commands.guard import guarded
 from montecarlo.commands.predict import predict
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (verify, calibrate, predict, simulate, table, figures):
+for command in (verify, claims, calibrate, predict, simulate, table, figures):
     app.command()(guarded(command))
 app.add_typer(runs.app)
 

@@ -66,6 +66,7 @@ def print_run(screen: Console, run: Run) -> None:
     screen.print(table)
     if run.controls:
         _print_controls(screen, run)
+    _print_claims(screen, run)
     for reason in run.skipped:
         screen.print(Text(f"Not tested: {reason}."), style="dim")
 
@@ -74,6 +75,22 @@ def _short(quantity: str) -> str:
     return (
         QUANTITIES[quantity].label.replace("second moment", "E[x²]").replace("gradient ", "grad ")
     )
+
+
+def _print_claims(screen: Console, run: Run) -> None:
+    table = Table(
+        title="Claims", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    table.add_column("claim", no_wrap=True)
+    table.add_column("statement")
+    table.add_column("tests", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for result in run.claims:
+        verdict = Text(result.verdict, style=_STYLES[result.verdict])
+        claim = result.claim
+        table.add_row(claim.id, Text(claim.statement), str(len(result.rows)), verdict)
+    if run.claims:
+        screen.print(table)
 
 
 def _print_controls(screen: Console, run: Run) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from montecarlo.case import Case, Control
-from montecarlo.claims import Theory
+from montecarlo.predictions import Theory
 from montecarlo.statistics import half_width, p_value
 from montecarlo.verdicts import Check, Curve, Row
 
-__all__ = ["ControlRow", "control_row"]
+__all__ = ["EFFECT", "ControlRow", "control_row"]
 
-_EFFECT = 2.0
+EFFECT = 2.0
 """Margins by which a wrong theory must differ from the true one."""
 
 
@@ -45,16 +45,17 @@ class ControlRow:
 def control_row(
     case: Case,
     control: Control,
-    tests: Sequence[Check],
-    rows: Sequence[Row],
+    pairs: Sequence[tuple[Check, Row]],
     theories: Mapping[tuple[str, str, int], Theory],
     curves: Mapping[tuple[str, str], Curve],
     *,
     level: float,
 ) -> ControlRow:
-    """The wrong theory on the test of this case where it is furthest from the true one."""
+    """The wrong theory on that of the tests of its case where it is furthest from the true one."""
 
     def wrong_of(test: Check) -> tuple[float, float]:
+        if control.law is not None:
+            return float(control.law(case.batch, test.part.grid.depth)[test.layer - 1]), 0.0
         theory = theories[case.id, control.name, test.part.grid.depth]
         name, index = test.quantity.name, test.layer - 1
         return float(theory.value[name][index]), float(theory.error[name][index])
@@ -63,11 +64,6 @@ def control_row(
         value, _ = wrong_of(pair[0])
         return abs(value - pair[1].theory) / pair[1].margin if math.isfinite(value) else 0.0
 
-    pairs = [
-        pair
-        for pair in zip(tests, rows, strict=True)
-        if pair[0].case is case and control.quantity in (None, pair[0].quantity.name)
-    ]
     test, row = best = max(pairs, key=effect)
     value, error = wrong_of(test)
     bound = error + float(curves[test.place].bound[1:, test.layer - 1].sum())
@@ -88,5 +84,5 @@ def control_row(
         sem=row.sem,
         effect=size,
         p=p,
-        rejected=p <= level and abs(row.simulation - value) + half > row.margin and size >= _EFFECT,
+        rejected=p <= level and abs(row.simulation - value) + half > row.margin and size >= EFFECT,
     )

@@ -23,7 +23,7 @@ from montecarlo.verdicts import Curve, Row
 from montecarlo.verify import Run
 from theory.plotting import style
 
-__all__ = ["LOOK", "agreement", "figure_of", "normalizer", "overview", "p_values", "png"]
+__all__ = ["LOOK", "agreement", "figure_of", "normalizer", "overview", "p_values", "png", "styled"]
 
 _VERDICT_COLORS = {"CONFIRMED": "#0072B2", "REJECTED": "#D55E00", "INCONCLUSIVE": "#888888"}
 _INPUT_STYLES = {
@@ -48,7 +48,7 @@ LOOK: dict[Any, Any] = {
 Arguments = ParamSpec("Arguments")
 
 
-def _styled(draw: Callable[Arguments, bytes]) -> Callable[Arguments, bytes]:
+def styled(draw: Callable[Arguments, bytes]) -> Callable[Arguments, bytes]:
     """Draw with this report's settings; matplotlib's global ones are left alone."""
 
     @wraps(draw)
@@ -59,7 +59,7 @@ def _styled(draw: Callable[Arguments, bytes]) -> Callable[Arguments, bytes]:
     return styled
 
 
-@_styled
+@styled
 def agreement(run: Run) -> bytes:
     """Every test's difference in units of its margin: theory is 0, the margin is 1."""
     names = list(dict.fromkeys((row.case, row.inputs) for row in run.rows))
@@ -89,14 +89,14 @@ def agreement(run: Run) -> bytes:
         margin = quantity.margin * run.budget.tightening
         ax.set_title(f"{quantity.label}\nmargin {quantity.show(margin)}")
         downward = ", ".join(map(str, layers))
-        ax.set_xlabel(f"difference / margin\n(layers {downward}, downward)")
+        ax.set_xlabel(f"difference / margin\n(layers, downward:\n{downward})")
         ax.set_ylim(-0.6, len(names) - 0.4)
     panels[0].set_xlim(-1.6, 1.6)
     panels[0].set_yticks(list(position.values()), [f"{case}, {kind}" for case, kind in names])
     return png(figure)
 
 
-@_styled
+@styled
 def p_values(run: Run) -> bytes:
     """Sorted p-values beside the uniform law, and the curve below which Holm rejects."""
     p = np.sort([row.p for row in run.rows if np.isfinite(row.p)])
@@ -125,7 +125,7 @@ def p_values(run: Run) -> bytes:
     return png(figure)
 
 
-@_styled
+@styled
 def overview(run: Run, kind: str) -> bytes:
     """All normalizers on one batch, the paper's observables over the layers."""
     chosen = [case for case in run.cases if case.kind == kind]
@@ -146,7 +146,7 @@ def overview(run: Run, kind: str) -> bytes:
     return png(figure)
 
 
-@_styled
+@styled
 def normalizer(run: Run, name: str) -> bytes:
     """One normalizer on its batches: five quantities over layers, and one extrapolation."""
     chosen = [case for case in run.cases if case.name == name]
@@ -158,6 +158,9 @@ def normalizer(run: Run, name: str) -> bytes:
             curve = _curve(run, case, quantity)
             if curve is not None:
                 _draw(ax, curve, run, color, line, marker, case.kind)
+        if not ax.has_data():
+            ax.axis("off")
+            continue
         ax.set_title(_title(quantity))
         ax.set_xlabel("layer")
         _integer_ticks(ax, run)

@@ -1,21 +1,19 @@
-"""The report of a verification: index.html (self-contained), verify.json, verify.csv, timings.json.
+"""A verification's report: index.html (self-contained), verify.json, verify.csv, junit.xml, timings.json.
 
-The first three have the same bytes for the same seed on one machine and set of versions, whatever
+The first four have the same bytes for the same seed on one machine and set of versions, whatever
 the number of workers; what differs from run to run (dates, durations) is in timings.json alone.
 All text is escaped.
 """
 
 from __future__ import annotations
 
-import base64
 import csv
 import dataclasses
-import html
 import io
 import json
 import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +24,13 @@ import scipy
 
 from montecarlo import figures, residual_figures
 from montecarlo.budgets import DEFAULT, Budget
-from montecarlo.claims import cases
+from montecarlo.cases import cases
 from montecarlo.controls import ControlRow
 from montecarlo.margins import ASSURANCE, POWER, QUANTITIES
+from montecarlo.pieces import escape, figure, table
+from montecarlo.report_claims import claims_json, claims_overview, claims_sections, junit_text
 from montecarlo.report_text import INPUTS, METHOD, STYLE
-from montecarlo.verdicts import VERDICTS, Row, remarks
+from montecarlo.verdicts import Row, remarks
 from montecarlo.verify import Run
 from theory.errors import StoreError, out_of_domain
 from theory.provenance import version_of
@@ -61,6 +61,7 @@ def write(run: Run, folder: Path, *, timings: Mapping[str, Any] | None = None) -
         document = json.dumps(json_document(run), indent=1, allow_nan=False) + "\n"
         (folder / "verify.json").write_text(document, encoding="utf-8")
         (folder / "verify.csv").write_text(csv_text(run), encoding="utf-8", newline="")
+        (folder / "junit.xml").write_text(junit_text(run), encoding="utf-8")
         (folder / "index.html").write_text(_page(run), encoding="utf-8")
         if timings is not None:
             text = json.dumps(dict(timings), indent=1) + "\n"
@@ -73,8 +74,8 @@ def write(run: Run, folder: Path, *, timings: Mapping[str, Any] | None = None) -
     return folder / "index.html"
 
 
-def command(run: Run) -> str:
-    """The command that reproduces a run."""
+def command(run: Run, *, chosen: bool = True) -> str:
+    """The command that reproduces a run, with its choice of cases or without."""
     present = {case.id for case in run.cases}
     everything = [case.id for case in cases(run.inputs) if case.parts(run.budget)]
     absent = [name for name in everything if name not in present]
@@ -84,10 +85,10 @@ def command(run: Run) -> str:
     parts.append(f"--inputs {run.inputs}")
     if run.controls:
         parts.append("--controls")
-    if len(absent) <= len(present):
-        parts += [f"--skip '{name}'" for name in absent]
-    else:
-        parts += [f"--only '{case.id}'" for case in run.cases]
+    if chosen:
+        shorter = len(absent) <= len(present)
+        parts += [f"--skip '{name}'" for name in absent] if shorter else []
+        parts += [] if shorter else [f"--only '{case.id}'" for case in run.cases]
     return " ".join([*parts, f"--seed {run.seed}"])
 
 
@@ -112,6 +113,7 @@ def json_document(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "budget": dataclasses.asdict(run.budget),
         "margins": [dataclasses.asdict(q) for q in QUANTITIES.values()],
+        "claims": claims_json(run),
         "rows": [dataclasses.asdict(row) for row in run.rows],
         "controls": [dataclasses.asdict(control) for control in run.controls],
         "skipped": list(run.skipped),
@@ -191,14 +193,14 @@ def _page(run: Run) -> str:
         f"<p>{badges}</p>",
         f"<p>{len(run.rows)} tests, family-wise error {run.alpha:g} (Holm), "
         f"{100 * POWER:g} % power at the detectable error. "
-        f"Reproduce with <code>{_escape(command(run))}</code> (exit status {run.exit_status}).</p>",
-        _figure(
+        f"Reproduce with <code>{escape(command(run))}</code> (exit status {run.exit_status}).</p>",
+        figure(
             figures.agreement(run),
             "Every test: simulation minus theory in units of the margin (dotted), with intervals at "
             "the per-test level.",
         ),
         *(
-            _figure(
+            figure(
                 figures.overview(run, kind),
                 f"{kind}: theory (lines) and simulation extrapolated to infinite width (points).",
             )
@@ -206,7 +208,7 @@ def _page(run: Run) -> str:
             if kind != "residual"
         ),
         *(
-            _figure(
+            figure(
                 figures.png(residual_figures.draw(growths, quantity)),
                 f"residual, {quantity}: theory (lines) and simulation extrapolated to infinite width "
                 "(points), both axes logarithmic.",
@@ -214,10 +216,11 @@ def _page(run: Run) -> str:
             for quantity in residual_figures.QUANTITIES
             if (growths := residual_figures.growths_of(run, quantity))
         ),
-        _figure(figures.p_values(run), "p-values of all tests against the uniform law."),
+        figure(figures.p_values(run), "p-values of all tests against the uniform law."),
+        *_claims(run),
         "<h2>Margins</h2>",
-        _table(("quantity", "margin", "why this scale"), margins_table(run.budget), text=(0, 2)),
-        f"<h2>Method</h2><p>{_escape(METHOD)}</p><p>{_escape(INPUTS)}</p>",
+        table(("quantity", "margin", "why this scale"), margins_table(run.budget), text=(0, 2)),
+        f"<h2>Method</h2><p>{escape(METHOD)}</p><p>{escape(INPUTS)}</p>",
         _budget(run),
     ]
     if run.controls:
@@ -225,16 +228,23 @@ def _page(run: Run) -> str:
     for name in names:
         body += _section(run, name)
     if run.skipped:
-        items = "".join(f"<li>{_escape(item)}</li>" for item in run.skipped)
+        items = "".join(f"<li>{escape(item)}</li>" for item in run.skipped)
         body.append(f"<h2>Not tested</h2><ul>{items}</ul>")
     versions = ", ".join(f"{key} {value}" for key, value in _provenance().items())
-    body.append(f"<h2>Provenance</h2><p>seed {run.seed}; {_escape(versions)}</p>")
+    body.append(f"<h2>Provenance</h2><p>seed {run.seed}; {escape(versions)}</p>")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         "<title>normcompass verify</title>"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
     )
+
+
+def _claims(run: Run) -> list[str]:
+    if not run.claims:
+        return []
+    sections = claims_sections(run, command=command(run, chosen=False))
+    return ["<h2>Claims</h2>", claims_overview(run), *sections]
 
 
 def _section(run: Run, name: str) -> list[str]:
@@ -279,9 +289,9 @@ def _section(run: Run, name: str) -> list[str]:
         "behind the first layer's gradient, over 1/width."
     )
     return [
-        f"<h2>{_escape(name)}</h2><p>{_escape(statement)}</p>",
-        _figure(figures.normalizer(run, name), caption),
-        _table(header, rows, text=(0, 1, 11, 12)),
+        f"<h2>{escape(name)}</h2><p>{escape(statement)}</p>",
+        figure(figures.normalizer(run, name), caption),
+        table(header, rows, text=(0, 1, 11, 12)),
     ]
 
 
@@ -317,7 +327,7 @@ def _controls(controls: Iterable[ControlRow]) -> str:
         )
         for c in controls
     ]
-    return _table(header, rows, text=(0, 1, 2, 3, 4, 11))
+    return table(header, rows, text=(0, 1, 2, 3, 4, 11))
 
 
 def _budget(run: Run) -> str:
@@ -329,35 +339,7 @@ def _budget(run: Run) -> str:
             cells = (case.id, part.name, str(case.batch), str(part.grid.depth), widths)
             rows.append((*cells, f"{part.grid.pilot} + {networks - part.grid.pilot}"))
     header = ("case", "what", "batch", "depth", "widths", "networks of each (pilot + more)")
-    return _table(header, rows, text=(0, 1, 4, 5))
-
-
-def _table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], *, text: tuple[int, ...] = ()
-) -> str:
-    def cell(tag: str, column: int, value: str) -> str:
-        kind = ["text"] if column in text else []
-        kind += [word for word in value.split() if word in VERDICTS][:1]
-        attribute = f' class="{" ".join(kind)}"' if kind else ""
-        return f"<{tag}{attribute}>{_escape(value)}</{tag}>"
-
-    lines = ["".join(cell("th", column, value) for column, value in enumerate(header))]
-    lines += [
-        "".join(cell("td", column, value) for column, value in enumerate(row)) for row in rows
-    ]
-    return "<table>" + "".join(f"<tr>{line}</tr>\n" for line in lines) + "</table>"
-
-
-def _figure(png: bytes, caption: str) -> str:
-    data = base64.b64encode(png).decode("ascii")
-    return (
-        f'<figure><img alt="{_escape(caption)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{_escape(caption)}</figcaption></figure>"
-    )
-
-
-def _escape(text: str) -> str:
-    return html.escape(text, quote=True)
+    return table(header, rows, text=(0, 1, 4, 5))
 
 
 def require_folder(out: Path) -> None:

@@ -46,5 +46,8 @@ INPUTS = (
     "therefore given the digits' Gram matrix and feature means, which the simulation realizes "
     "exactly at an input dimension equal to the width. All other cases see the pixels themselves. "
     "ring, torus: 4 samples on a ring of 16 positions and on 8 x 8 positions, correlations 0.3 of "
-    "samples and 0.5 of positions, with circular convolutions of kernel 3."
+    "samples and 0.5 of positions, with circular convolutions of kernel 3. "
+    "residual: residual blocks behind a linear map that makes their input Gaussian, 8 samples with "
+    "correlation 0.3 (16 for VN and EvoNorm-B0); over positions 4 samples on 16, correlations 0.1 and 0.2. "
+    "Layers are blocks, and gradients those at the streams."
 )

@@ -144,6 +144,7 @@ _NORMALIZERS = (
         "Over 16 positions; q_l = q₀ + l, and gradients grow as a power set by InstanceNorm's λ.",
         _IN,
         _wrong("GN(2) for IN", "pools a second channel", _GN2),
+        _wrong("plain for IN", "forgets the normalizer: q doubles", _PLAIN),
         given=_POSITIONS,
     ),
     _case(
@@ -319,11 +320,29 @@ _ORDERS = (
     ),
     _case(
         "LN, post-norm",
-        "N(x + F(x)): q = 1, gradients keep their size, samples collapse.",
+        "N(x + F(x)): q = 1, gradients grow by 1 per block, samples collapse.",
         _LN,
         _wrong("DeepNorm", "with DeepNorm's α and β", _LN, _blocks("deep_norm")),
         architecture=_blocks("post_norm"),
+        exponential=True,
         deep=True,
+    ),
+    _case(
+        "BN, post-norm",
+        "q = 1 hides an explosion: squared gradients grow by 1.432 per block (B = 8).",
+        _BN,
+        _wrong("LN for BN", "gradients would keep their size", _LN, _blocks("post_norm")),
+        architecture=_blocks("post_norm"),
+        exponential=True,
+    ),
+    _case(
+        "GN(6), post-norm",
+        "As BN with 1.287 per block.",
+        _GN6,
+        _wrong("LN for GN", "forgets that the group is finite", _LN, _blocks("post_norm")),
+        architecture=_blocks("post_norm"),
+        exponential=True,
+        effort=2,
     ),
     _case(
         "LN, post-activation",

@@ -90,6 +90,7 @@ def draw(growths: Sequence[Growth], quantity: Quantity) -> Figure:
         ax.set(xscale="log", yscale="log", title=title, xlabel="block  $l$")
         ax.set_ylabel(_LABELS[quantity])
         _plain_ticks(ax, max(len(growth.theory) for growth in chosen))
+        _short_ticks(ax)
         ax.grid(alpha=0.25, linewidth=0.5)
         beside.axis("off")
         handles, labels = ax.get_legend_handles_labels()
@@ -141,6 +142,18 @@ def _plain_ticks(ax: Any, depth: int) -> None:
     ticks = [2**k for k in range(depth.bit_length()) if 2**k <= depth]
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _short_ticks(ax: Any) -> None:
+    """Over little more than two decades numbers are read more easily than powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = ax.get_ylim()
+    if high > 300.0 * low:
+        return
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def growths_of(run: Run, quantity: Quantity) -> list[Growth]:

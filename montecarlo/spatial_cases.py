@@ -16,13 +16,17 @@ from theory.specs.normalizers import (
 )
 from theory.zoo import zoo
 
-__all__ = ["BATCH", "LAYERS", "SETTLED", "SHAPES", "inputs_of"]
+__all__ = ["ACCUMULATED", "BATCH", "ESSENTIAL", "LAYERS", "SETTLED", "SHAPES", "inputs_of"]
 
+# What finding (ii) and (iii) say about group size: these are part of every run that can pay for them.
+ESSENTIAL = ("GN(2)", "GN(8)", "IN")
 SHAPES: dict[str, tuple[int, ...]] = {"ring": (16,), "torus": (8, 8)}
 BATCH = 4
 # Last layer whose E[x^2] is compared: a normalizer sets it afresh in every layer, and where samples
-# and positions collapse (LN, RMSNorm) each later layer only has more noise.
-SETTLED = 6
+# and positions collapse (LN, RMSNorm) each later layer only has more noise.  Where it accumulates,
+# its growth is compared after this layer alone: noise grows as the root of depth, and the margin
+# as depth.
+SETTLED, ACCUMULATED = 2, 12
 _KERNEL = 3
 
 _IN = Layer(norm=instance_norm())

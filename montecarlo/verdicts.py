@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 
 from montecarlo.budgets import Budget
 from montecarlo.case import Case, Part
-from montecarlo.claims import Theory
 from montecarlo.margins import ASSURANCE, POWER, QUANTITIES, Quantity
+from montecarlo.predictions import Theory
 from montecarlo.statistics import (
     Fit,
     Term,

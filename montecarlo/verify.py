@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from montecarlo.budgets import Budget
 from montecarlo.case import Case, Part
-from montecarlo.claims import Theory, cases, theory_of
+from montecarlo.cases import cases
+from montecarlo.claim import ClaimResult, results_of
+from montecarlo.claims import CLAIMS
 from montecarlo.collect import Resources, collect, opened
 from montecarlo.controls import ControlRow, control_row
 from montecarlo.ensemble import plan
@@ -26,6 +28,7 @@ from montecarlo.execution import execute, worker_count
 from montecarlo.experiment import Experiment
 from montecarlo.margins import ALPHA
 from montecarlo.observables import OBSERVABLES
+from montecarlo.predictions import Theory, theory_of
 from montecarlo.verdicts import (
     DTYPE,
     VERDICTS,
@@ -62,6 +65,7 @@ class Run:
     cases: tuple[Case, ...]
     rows: tuple[Row, ...]
     controls: tuple[ControlRow, ...]
+    claims: tuple[ClaimResult, ...]
     curves: Mapping[tuple[str, str], Curve]
     skipped: tuple[str, ...]
 
@@ -86,7 +90,7 @@ class Run:
 
 
 def select(inputs: str, *, only: Sequence[str] = (), skip: Sequence[str] = ()) -> tuple[Case, ...]:
-    """Choose cases by name ("BN", both batches) or id ("BN/digits").
+    """Choose cases by name ("BN", both batches), id ("BN/digits") or claim ("iii.batch-norm").
 
     Raises
     ------
@@ -94,16 +98,20 @@ def select(inputs: str, *, only: Sequence[str] = (), skip: Sequence[str] = ()) -
         A name that no case has, or nothing left.
     """
     available = cases(inputs)
-    known = {name for case in available for name in (case.name, case.id)}
+    of_claim = {claim.id: set(claim.cases) for claim in CLAIMS}
+    known = {name for case in available for name in (case.name, case.id)} | set(of_claim)
     for argument, names in (("only", only), ("skip", skip)):
         for name in names:
             if name not in known:
                 listed = ", ".join(dict.fromkeys(case.name for case in available))
                 raise out_of_domain(argument, name, f"one of {listed}", "check the spelling")
+
+    def named(case: Case, names: Sequence[str]) -> bool:
+        ids = set().union(*(of_claim.get(name, {name}) for name in names))
+        return bool({case.name, case.id} & ids)
+
     chosen = tuple(
-        case
-        for case in available
-        if (not only or {case.name, case.id} & set(only)) and not {case.name, case.id} & set(skip)
+        case for case in available if (not only or named(case, only)) and not named(case, skip)
     )
     if not chosen:
         raise out_of_domain("only, skip", (list(only), list(skip)), "a choice of cases", "drop one")
@@ -168,10 +176,14 @@ def run(
                 report(case.id)
     rows = judge(tests, theories, curves, alpha=alpha)
     judged = [
-        control_row(case, control, tests, rows, theories, curves, level=level)
+        control_row(case, control, pairs, theories, curves, level=level)
         for case in chosen
         for control in (case.controls if controls else ())
+        if (pairs := _pairs(tests, rows, case, control.quantity))
     ]
+    claims = results_of(
+        CLAIMS, chosen, tests, rows, theories, curves, controls=controls, level=level
+    )
     return Run(
         budget=budget,
         inputs=inputs,
@@ -180,9 +192,21 @@ def run(
         cases=tuple(chosen),
         rows=tuple(rows),
         controls=tuple(judged),
+        claims=claims,
         curves=curves,
         skipped=tuple(skipped),
     )
+
+
+def _pairs(
+    tests: Sequence[Check], rows: Sequence[Row], case: Case, quantity: str | None
+) -> list[tuple[Check, Row]]:
+    """Tests of a case with their results, of one quantity or of all."""
+    return [
+        (test, row)
+        for test, row in zip(tests, rows, strict=True)
+        if test.case is case and quantity in (None, test.quantity.name)
+    ]
 
 
 def affordable(chosen: Sequence[Case], budget: Budget) -> tuple[Case, ...]:
@@ -287,6 +311,8 @@ def _wanted(
             depth = part.grid.depth
             wanted[case.id, "", depth] = (case.network(depth), case.inputs)
             for control in case.controls if controls else ():
+                if control.law is not None:
+                    continue
                 wrong = control.network(depth, case.inputs)
                 wanted[case.id, control.name, depth] = (wrong, case.inputs)
     return wanted

@@ -11,9 +11,11 @@ activation before addition
     homogeneous of degree 1 whose eigenvalue is the rate, for relu r = 1 + 2 a mu + sigma_w^2/2 with
     mu (sqrt(r) - 1) = a.
 post-activation with relu
-    a walk reflected at 0: slope b^2 E[N^2], and gradients by ``reflected_exponent``.
+    a walk reflected at 0: slope b^2 E[N^2], and gradients by ``reflected_exponent``; without a
+    normalizer its steps grow with it and rates are eigenvalues (``routes.scaled_walk``).
 post-norm, DeepNorm
-    T_N (a^2 + b^2 T) at the fixed point of N(a x + b F(x)).
+    T_N (a^2 + b^2 T) at the fixed point of N(a x + b F(x)); finite pools walk on a sphere
+    (``routes.sphere_walk``); mean centering divides by nothing and leaves rates per block.
 
 Source: theory notes, section 5.
 """
@@ -27,9 +29,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from theory.errors import HypothesisError, NumericalError, out_of_domain
-from theory.growth import FAR, GrowthLaw, gradient_growth, reflected_exponent, stream_growth
+from theory.growth import FAR, GrowthLaw, gradient_growth, stream_growth
 from theory.operators import bind_pull, bind_push
+from theory.population.spheres import Sphere, sphere_refusal
 from theory.program import Fork, Linear, Merge, NormAct, lower
+from theory.reflected_growth import reflected_gradient, reflected_variance
 from theory.specs.residual import Residual
 from theory.states.base import Gradient
 from theory.states.exchangeable import Exchangeable
@@ -38,8 +42,6 @@ from theory.streams import merge
 __all__ = ["ResidualGrowth", "growth_law"]
 
 _ADDITIVE = ("pre_activation", "pre_norm", "branch_end_norm", "sandwich")
-# Two independent walks reflected at 0 have E[x x']/E[x^2] = (sqrt(2/pi))^2.
-_INDEPENDENT_WALKS = 1.0 - 2.0 / math.pi
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,7 @@ def growth_law(network: Residual, *, batch: float | None = None) -> ResidualGrow
     laws: list[GrowthLaw | None] = []
     for derive in (_variance, _gradient):
         try:
+            _require_settled_scale(network)
             laws.append(derive(network, branch))
         except (HypothesisError, NumericalError) as error:
             laws.append(None)
@@ -163,11 +166,13 @@ def _variance(network: Residual, branch: _Branch) -> GrowthLaw:
     if branch.after and order != "post_activation":
         return _normalized_sum(network, branch)[0]
     if order == "post_activation":
-        added = _reflected(network, branch)
-        route = f"reflected random walk with steps of variance {added:.6g}"
-        return GrowthLaw(kind="linear", rate=added, route=route)
+        return reflected_variance(network, branch)
     gap = branch.settled_gap() if math.isfinite(branch.batch) and _couples(network) else 0.5
     if order == "activation_before_addition" and factor != 0.0:
+        norm = network.layer.norm
+        if norm is not None and norm.couples_samples and norm.denominator == "none":
+            # Means that add up follow the contrasts of samples, which is all that branches see.
+            return _contrast(network, branch)
         return _added_activations(network, branch, gap)
     bounded = _per_depth(network, branch.added(FAR, gap) / FAR)
     return bounded or stream_growth(lambda q: branch.added(q, gap), skip=skip, factor=factor)
@@ -180,7 +185,7 @@ def _gradient(network: Residual, branch: _Branch) -> GrowthLaw:
     if factor == 0.0:
         return _per_block_of_skip(skip)
     if network.order == "post_activation":
-        return _reflected_gradient(network, branch)
+        return reflected_gradient(network, branch, coupled=_couples(network))
     coupled = _couples(network)
     if network.order in _ADDITIVE:
         _require_gaussian_limit(network, branch)
@@ -249,46 +254,15 @@ def _contrast(network: Residual, branch: _Branch) -> GrowthLaw:
     return stream_growth(added, skip=skip, factor=factor)
 
 
-def _reflected(network: Residual, branch: _Branch) -> float:
-    """Slope b^2 E[N^2] of relu(x + b N(W x)), or why this is no reflected walk."""
-    skip, factor = network.factors
-    norm = network.layer.norm
-    if norm is None or network.layer.activation.name != "relu" or skip != 1.0:
-        raise HypothesisError(
-            "post-activation streams have a derived law with relu, a normalizer and skip = 1; follow "
-            "others as a population"
-        )
-    near, far = branch.output(FAR, 0.5), branch.output(16.0 * FAR, 0.5)
-    if abs(far.second_moment / near.second_moment - 1.0) > 1e-9:
-        raise HypothesisError(f"{norm.name} leaves the stream's scale in the branch: no walk")
-    return factor * factor * near.second_moment
-
-
-def _reflected_gradient(network: Residual, branch: _Branch) -> GrowthLaw:
-    slope = _reflected(network, branch)
-    gap = 0.5
-    if _couples(network):
-        if branch.batch != math.inf:
-            raise HypothesisError(
-                f"batch = {branch.batch}: masks of several samples of a channel act together on the "
-                "gradient through a normalizer over samples; take batch = inf or a population"
-            )
-        gap = _INDEPENDENT_WALKS
-    share = network.factors[1] ** 2 * branch.pulled(FAR, gap) * FAR / slope
-    exponent = reflected_exponent(share)
-    route = f"walks reflected at 0, branches add {share:.6g}/l: root of the survival equation"
-    return GrowthLaw(kind="polynomial", rate=exponent, route=route)
-
-
 def _normalized_sum(network: Residual, branch: _Branch) -> tuple[GrowthLaw, GrowthLaw]:
     """N(a x + b F(x)): bounded, and the factor T_N (a^2 + b^2 T) at its fixed point."""
     norm = network.layer.norm
-    if norm is None or (norm.pool.channels != math.inf and branch.batch != math.inf):
-        if norm is None:
-            raise HypothesisError("nothing normalizes the sum; choose an order without post-norm")
-        raise HypothesisError(
-            f"{norm.name} of a sum that it made itself is not Gaussian; follow it as a population"
-        )
+    if norm is None:
+        raise HypothesisError("nothing normalizes the sum; choose an order without post-norm")
+    if norm.denominator == "none":
+        return _centered_sum(network, branch)
+    if norm.pool.channels != math.inf and branch.batch != math.inf:
+        return _on_a_sphere(network, branch)
     skip, factor = network.factors
     state = Exchangeable(branch.batch, 1.0, 0.5)
     for _ in range(500):
@@ -310,6 +284,45 @@ def _normalized_sum(network: Residual, branch: _Branch) -> tuple[GrowthLaw, Grow
     return variance, gradient_growth(lambda _: base, stream=constant, skip=0.0, factor=1.0)
 
 
+def _on_a_sphere(network: Residual, branch: _Branch) -> tuple[GrowthLaw, GrowthLaw]:
+    """Finite pools: exact, although no stream is Gaussian (``routes.sphere_walk``)."""
+    refusal = sphere_refusal(network)
+    if refusal is not None:
+        raise HypothesisError(
+            f"the norm of a sum that it made itself is not Gaussian, and {refusal}; follow it as a "
+            "population"
+        )
+    sphere = Sphere(network, branch.batch)
+    route = "the last operation of a block brings it to a sphere"
+    size = sphere.settled.second_moment
+    variance = GrowthLaw(kind="bounded", rate=size, route=route)
+    constant = GrowthLaw(kind="bounded", rate=1.0, route="")
+    base = sphere.factor()
+    return variance, gradient_growth(lambda _: base, stream=constant, skip=0.0, factor=1.0)
+
+
+def _centered_sum(network: Residual, branch: _Branch) -> tuple[GrowthLaw, GrowthLaw]:
+    """P(a x + b F(x)): nothing divides, so that q'/q and the gradient's factor are per block."""
+    skip, factor = network.factors
+    gap = 1.0 if branch.batch == math.inf else branch.batch / (branch.batch - 1.0)
+
+    def block(q: float) -> list[Exchangeable]:
+        inner = branch.states(q, gap, branch.ops)
+        total = merge(inner[0], inner[-1], skip=skip, branch=factor).unscaled()
+        return branch.states(total.second_moment, total.gap, list(branch.after))
+
+    def grown(q: float) -> float:
+        return block(q)[-1].unscaled().second_moment - skip * skip * q
+
+    def returned(q: float) -> float:
+        inner = branch.transfer(branch.states(q, gap, branch.ops))
+        outer = branch.transfer(block(q), list(branch.after))
+        return _radius((skip * skip * np.eye(2) + factor * factor * inner) @ outer)
+
+    variance = stream_growth(grown, skip=skip)
+    return variance, gradient_growth(returned, stream=variance, skip=0.0, factor=1.0)
+
+
 def _per_depth(network: Residual, share: float) -> GrowthLaw | None:
     """b = 1/sqrt(L): (1 + t/L)^L -> e^t, where t is the branch's share."""
     if network.depth < 2 or network.factors != (1.0, 1.0 / math.sqrt(network.depth)):
@@ -318,6 +331,18 @@ def _per_depth(network: Residual, share: float) -> GrowthLaw | None:
         return GrowthLaw(kind="bounded", rate=math.nan, route="L blocks add O(1/L) each")
     route = f"(1 + {share:.6g}/L)^L -> e^{share:.6g}"
     return GrowthLaw(kind="bounded", rate=math.exp(share), route=route)
+
+
+def _require_settled_scale(network: Residual) -> None:
+    """VN keeps means and divides by the deviation over samples, which vanishes beside them."""
+    norm = network.layer.norm
+    if norm is None or not norm.couples_samples or norm.denominator == "none" or norm.centered:
+        return
+    if network.factors[1] != 0.0 or network.order in ("post_norm", "deep_norm"):
+        raise HypothesisError(
+            f"{norm.name} adds the more the more alike samples have become, and they go on becoming so: "
+            "no law of the four settles; predict it at the depth in question"
+        )
 
 
 def _per_block_of_skip(skip: float) -> GrowthLaw:

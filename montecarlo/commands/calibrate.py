@@ -50,7 +50,7 @@ def calibrate(
     from montecarlo.budgets import BUDGETS, DEFAULT
     from montecarlo.calibration import power_curve, synthetic_runs
     from montecarlo.calibration_networks import real_runs, scenario_of
-    from montecarlo.claims import cases
+    from montecarlo.cases import cases
     from montecarlo.execution import worker_count
     from montecarlo.margins import ALPHA
     from montecarlo.report import finite, require_folder

@@ -12,7 +12,7 @@ from scipy import stats
 
 from montecarlo import verify
 from montecarlo.budgets import Budget, Grid
-from montecarlo.claims import Theory
+from montecarlo.predictions import Theory
 from montecarlo.verdicts import Check, curves_of, judge, networks_wanted, remarks
 
 PILOT, NETWORKS, DEPTH = 12, 40, 3

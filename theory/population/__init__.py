@@ -1,5 +1,6 @@
-"""Streams that are not Gaussian, followed as populations of channels.
+"""Streams that are not Gaussian, followed as populations of channels, or by what is known of them.
 
-``normact`` acts on a population and pulls gradients back, ``propagate`` interprets a network's
-operations.  The state itself is ``theory.states.population``.
+``prediction`` chooses.  ``normact`` acts on a population and pulls gradients back, ``propagate``
+interprets a network's operations, ``result`` averages; the state itself is ``theory.states.population``.
+``known`` (with ``walks``) and ``spheres`` (with ``sphere_pairs``) say what needs no population.
 """

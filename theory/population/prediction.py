@@ -1,7 +1,7 @@
-"""Predictions for streams that are not Gaussian: which route gives which number.
+"""Predictions for streams that are not Gaussian, with an error for every number: who gives which.
 
-Everything has a route through populations of channels.  What one channel alone decides (moments and
-gradients of a reflected walk) is taken from its law instead, where ``walks`` does not refuse.
+``spheres`` give post-norm streams of GN and BN, without a population.  Else populations of channels give
+everything, and what ``known`` says of second moments, gaps and gradients takes the place of averages.
 """
 
 from __future__ import annotations
@@ -11,25 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from theory.errors import HypothesisError, SpecificationError
-from theory.population.result import Averages, PopulationResult, population
-from theory.population.walks import walk, walk_refusal
+from theory.errors import HypothesisError
+from theory.population.known import Known, known
+from theory.population.result import PopulationResult, population
+from theory.population.spheres import SPHERE_WALK, sphere_law, sphere_refusal, sphere_states
 from theory.regimes import Regime
 from theory.results import Prediction
-from theory.routes.walk_density import WalkLaw
 from theory.specs.inputs import ExchangeableInputs, Inputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
 from theory.states.base import Observables
 from theory.states.exchangeable import Exchangeable
 
-__all__ = ["SEED", "predict_population"]
+__all__ = ["POPULATIONS", "SEED", "predict_population"]
 
 SEED = 0
+SAMPLED = "sampled sphere walk"
 POPULATIONS = 8
-
-# Laws on a grid: 1e-12 against Spitzer's moments, and the sums of a few hundred nodes.
-_GRID_ERROR = 1e-11
 
 
 def predict_population(
@@ -57,42 +55,36 @@ def predict_population(
             "without positions; use exchangeable(...) and kernel=1, an order whose stream is Gaussian "
             '(order="pre_activation"; with data also a stem), or simulate it'
         )
-    moments = kind.status not in ("infinite", "degenerate") or _over_skips(network, kind)
+    walks = sphere_refusal(network, feature_mean=inputs.feature_mean) is None
+    if isinstance(network, Residual) and walks:
+        return _sphere(network, inputs, kind, backward=backward)
+    endless = kind.status == "infinite"
+    exact = known(network, inputs, backward=backward and not endless)
+    sampled = backward and not endless and exact.log_gradient is None
     try:
-        found = population(
-            network, inputs, populations=POPULATIONS, seed=SEED, backward=backward and moments
-        )
+        found = population(network, inputs, populations=POPULATIONS, seed=SEED, backward=sampled)
     except HypothesisError as error:
         raise HypothesisError(f"{departure}: {error}") from error
-    pre = _required(found.preactivation)
-    stream, routes = found.stream.observables(inputs.batch), {}
-    law, route = _walk(network, inputs, backward=backward)
-    if law is not None:
-        routes["second_moment"] = route
-        stream = _with_second_moment(stream, law.second_moment, inputs.batch)
-    signal = _gradients(found, kind, depth=len(stream.gap), backward=backward)
-    if law is not None and law.gradient is not None and law.shared is not None:
-        assert isinstance(network, Residual)
-        routes["gradient_norm"] = routes["branch_gradient_norm"] = route
-        at_map = law.shared / network.weights.weight_variance
-        signal = (*_exact(law.gradient), *_exact(at_map))
-    log_gradient, gradient_error, log_branch, branch_error = signal
-    for values in (*stream, *pre.observables(inputs.batch)):
+    assert found.preactivation is not None
+    stream, pre = found.stream.observables(inputs.batch), found.preactivation
+    stream = _with_moments(stream, exact, inputs.batch)
+    signal = _gradients(found, exact, depth=len(stream.gap)) if backward else (None,) * 4
+    for values in (*stream, *(observed := pre.observables(inputs.batch))):
         values.flags.writeable = False
     return Prediction(
         network=network,
         inputs=inputs,
         regime=kind,
         activation=stream,
-        preactivation=pre.observables(inputs.batch),
-        log_gradient_norm=log_gradient,
-        gradient_error=gradient_error,
-        log_branch_gradient_norm=log_branch,
-        branch_gradient_error=branch_error,
+        preactivation=observed,
+        log_gradient_norm=signal[0],
+        gradient_error=signal[1],
+        log_branch_gradient_norm=signal[2],
+        branch_gradient_error=signal[3],
         forward_route="population",
         backward_route="population" if backward else None,
         states=_states(stream, found.stream.mean, inputs.batch),
-        routes=routes,
+        routes=exact.routes(),
         settings={
             "seed": str(SEED),
             "populations": str(POPULATIONS),
@@ -101,38 +93,74 @@ def predict_population(
     )
 
 
-def _walk(
-    network: Network, inputs: ExchangeableInputs, *, backward: bool
-) -> tuple[WalkLaw | None, str]:
-    """Law of one channel and its route; None where the channel is no walk or leaves the grid."""
-    if walk_refusal(network, inputs) is not None:
-        return None, ""
-    assert isinstance(network, Residual)
-    try:
-        return walk(network, inputs, backward=backward)
-    except SpecificationError:
-        return None, ""
-
-
-def _with_second_moment(stream: Observables, second: Any, batch: float) -> Observables:
-    """The same gaps with E[x^2] from the law of a channel."""
-    error = np.full(len(second), _GRID_ERROR)
-    log_q = np.log(second)
-    log_variance = stream.log_variance - stream.log_second_moment + log_q
-    return stream._replace(
-        log_second_moment=log_q, log_variance=log_variance, second_moment_error=error
+def _sphere(
+    network: Residual, inputs: ExchangeableInputs, kind: Regime, *, backward: bool
+) -> Prediction:
+    """Post-norm with GN or BN: exact but for the gaps of GN, which are sampled."""
+    # A few seconds however deep.
+    chains = int(min(max(4_000_000 / network.depth, 2048), 32768))
+    streams, maps = sphere_states(
+        network, inputs, populations=POPULATIONS, chains=chains, seed=SEED
+    )
+    observed = Exchangeable.observe(streams + maps)
+    for values in observed:
+        values.flags.writeable = False
+    depth = network.depth
+    signal: Any = (None,) * 4
+    if backward and kind.status in ("infinite", "degenerate"):
+        ends = np.full(depth, math.inf if kind.status == "infinite" else -math.inf)
+        signal = (np.append(ends[1:], 0.0), np.zeros(depth), ends, np.zeros(depth))
+    elif backward:
+        law, error = sphere_law(network, inputs), np.full(depth, 1e-11)
+        signal = (0.5 * law.log_gradient, error, 0.5 * law.log_branch_gradient, error)
+    sampled = any(state.gap_error for state in streams)
+    names = ("gap", "similarity", "stable_rank", "variance", "preactivation_correlation")
+    settings = {"populations": str(POPULATIONS), "chains": str(chains), "seed": str(SEED)}
+    return Prediction(
+        network=network,
+        inputs=inputs,
+        regime=kind,
+        activation=Observables(*(values[:depth] for values in observed)),
+        preactivation=Observables(*(values[depth:] for values in observed)),
+        log_gradient_norm=signal[0],
+        gradient_error=signal[1],
+        log_branch_gradient_norm=signal[2],
+        branch_gradient_error=signal[3],
+        forward_route=SPHERE_WALK,
+        backward_route=SPHERE_WALK if backward else None,
+        states=streams,
+        routes=dict.fromkeys((*names, "preactivation_gap"), SAMPLED) if sampled else {},
+        settings=settings if sampled else {},
     )
 
 
-def _gradients(found: PopulationResult, kind: Regime, *, depth: int, backward: bool) -> Any:
+def _with_moments(stream: Observables, exact: Known, batch: float) -> Observables:
+    """The observables with what is known exactly in place of averages."""
+    if exact.log_second_moment is not None:
+        error = np.full(len(stream.gap), exact.error)
+        stream = stream._replace(
+            log_second_moment=exact.log_second_moment, second_moment_error=error
+        )
+    if exact.gap is not None:
+        error = np.full(len(stream.gap), exact.error)
+        stream = stream._replace(gap=exact.gap, similarity=1.0 - exact.gap, gap_error=error)
+    with np.errstate(divide="ignore"):
+        log_variance = stream.log_second_moment + np.log(stream.gap * (1.0 - 1.0 / batch))
+    return stream._replace(log_variance=log_variance)
+
+
+def _gradients(found: PopulationResult, exact: Known, *, depth: int) -> Any:
     """(log norm, error) at the stream and at h^l, relative to the last stream."""
-    if not backward:
-        return None, None, None, None
+    if exact.log_gradient is not None:
+        assert exact.log_branch_gradient is not None
+        error = np.full(depth, 0.5 * exact.error)
+        return 0.5 * exact.log_gradient, error, 0.5 * exact.log_branch_gradient, error
     if found.gradient is None:
         endless = np.full(depth, math.inf)
         endless[-1] = 0.0
         return endless, np.zeros(depth), np.full(depth, math.inf), np.zeros(depth)
-    branch = _required(found.branch_gradient)
+    branch = found.branch_gradient
+    assert branch is not None
     reference = found.gradient.log_second_moment[-1]
     return (
         0.5 * (found.gradient.log_second_moment - reference),
@@ -140,16 +168,6 @@ def _gradients(found: PopulationResult, kind: Regime, *, depth: int, backward: b
         0.5 * (branch.log_second_moment - reference),
         0.5 * branch.second_moment_error,
     )
-
-
-def _exact(square: Any) -> tuple[Any, Any]:
-    with np.errstate(divide="ignore"):
-        return 0.5 * np.log(square), np.full(len(square), 0.5 * _GRID_ERROR)
-
-
-def _over_skips(network: Network, kind: Regime) -> bool:
-    """Whether gradients exist although N passes none: BN over two samples, beside a skip."""
-    return kind.status == "degenerate" and isinstance(network, Residual)
 
 
 def _states(stream: Observables, mean: Any, batch: float) -> list[Exchangeable]:
@@ -165,8 +183,3 @@ def _states(stream: Observables, mean: Any, batch: float) -> list[Exchangeable]:
         stream.gap_error,
     )
     return [Exchangeable(batch, *row) for row in zip(*(c.tolist() for c in columns), strict=True)]
-
-
-def _required(averages: Averages | None) -> Averages:
-    assert averages is not None
-    return averages

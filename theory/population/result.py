@@ -17,7 +17,7 @@ from theory.specs.inputs import ExchangeableInputs
 from theory.specs.networks import Network
 from theory.states.base import Observables
 
-__all__ = ["Averages", "PopulationResult", "population", "propagate"]
+__all__ = ["Averages", "PopulationResult", "averaged", "population", "propagate"]
 
 FloatArray = NDArray[np.float64]
 
@@ -200,11 +200,11 @@ def _averages(records: list[Record]) -> Averages | None:
     second = np.array([r.modes.second_moment for r in records])
     contrast = np.array([r.modes.contrast for r in records])
     exponent = np.array([r.exponent for r in records])
-    q, q_error = _mean(second)
+    q, q_error = averaged(second)
     # A ratio of averages, with the error of its linearization: populations are not many.
     centre = contrast.mean(axis=1) / np.where(q > 0.0, q, 1.0)
-    _, gap_error = _mean(contrast - centre[:, None] * second)
-    mean, mean_error = _mean(np.array([r.mean for r in records]))
+    _, gap_error = averaged(contrast - centre[:, None] * second)
+    mean, mean_error = averaged(np.array([r.mean for r in records]))
     root = np.sqrt(np.where(q > 0.0, q, 1.0))
     with np.errstate(divide="ignore"):
         log_q = np.log(q) + exponent * math.log(4.0)
@@ -222,7 +222,7 @@ def _relative(error: FloatArray, size: FloatArray) -> FloatArray:
     return np.divide(error, size, out=np.zeros_like(error), where=size > 0.0)
 
 
-def _mean(values: Any) -> tuple[FloatArray, FloatArray]:
+def averaged(values: Any) -> tuple[FloatArray, FloatArray]:
     """(mean, standard error stretched for few populations) over the last axis."""
     count = values.shape[-1]
     stretch = -float(special.stdtrit(count - 1, special.ndtr(-3.0))) / 3.0

@@ -21,7 +21,7 @@ from theory.specs.residual import Residual
 from theory.states.base import Gradient
 from theory.states.exchangeable import Exchangeable
 
-__all__ = ["REFLECTED_WALK", "WALK_DENSITY", "walk", "walk_refusal"]
+__all__ = ["REFLECTED_WALK", "WALK_DENSITY", "branch_gradient", "walk", "walk_refusal"]
 
 REFLECTED_WALK = "reflected walk"
 WALK_DENSITY = "walk density"
@@ -62,7 +62,7 @@ def walk(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> tu
         mean=start.mean,
         skip=skip,
         branch=branch,
-        branch_gradient=_branch_gradient(network) if backward else None,
+        branch_gradient=branch_gradient(network) if backward else None,
         centered=centered,
     )
     if skip != 1.0 or start.second_moment > _NO_START * branch * branch:
@@ -72,7 +72,7 @@ def walk(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> tu
     return found._replace(zero=exact.zero[1:]), REFLECTED_WALK
 
 
-def _branch_gradient(network: Residual) -> float:
+def branch_gradient(network: Residual) -> float:
     """c: what a branch returns of squared gradients, times the second moment that it sees."""
     ops = lower(network)
     fork = next(k for k, op in enumerate(ops) if isinstance(op, Fork))

@@ -1,0 +1,96 @@
+"""The evidence for a claim as a picture: means over 1/width, the fit, theory, and wrong theories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from montecarlo.claim import ClaimResult
+from montecarlo.figures import figure_of, png, styled
+from montecarlo.margins import QUANTITIES
+from montecarlo.verdicts import Curve, Row
+from montecarlo.verify import Run
+
+__all__ = ["evidence"]
+
+_PANELS = 4
+_THEORY, _SIMULATION, _WRONG = "#0072B2", "#222222", "#D55E00"
+
+
+@styled
+def evidence(run: Run, result: ClaimResult) -> bytes:
+    """Up to four of the claim's tests, each extrapolated to infinite width, as PNG bytes."""
+    rows = _chosen(result)
+    drawing = figure_of(3.4 * len(rows), 2.5)
+    panels = np.atleast_1d(drawing.subplots(1, len(rows)))
+    for ax, row in zip(panels, rows, strict=True):
+        _extrapolation(ax, run.curves[f"{row.case}/{row.inputs}", row.quantity], row)
+        wrong = [
+            control
+            for control in result.controls
+            if (control.case, control.inputs, control.quantity, control.layer)
+            == (row.case, row.inputs, row.quantity, row.layer)
+        ]
+        low, high = ax.get_ylim()
+        for control in wrong:
+            # A wrong theory far outside would squeeze the data into a line.
+            if abs(control.wrong - row.theory) < 8.0 * (high - low):
+                ax.axhline(control.wrong, color=_WRONG, linestyle=":", linewidth=1.0)
+                ax.annotate(
+                    control.control,
+                    (0.98, control.wrong),
+                    xycoords=("axes fraction", "data"),
+                    ha="right",
+                    va="bottom",
+                    color=_WRONG,
+                    fontsize=6.5,
+                )
+    panels[0].legend(frameon=False, fontsize=6.5)
+    return png(drawing)
+
+
+def _chosen(result: ClaimResult) -> list[Row]:
+    """For every case and quantity the test with the largest number of layers; then a few of them."""
+    furthest: dict[tuple[str, str, str], Row] = {}
+    for row in result.rows:
+        key = (row.case, row.inputs, row.quantity)
+        if key not in furthest or row.layers > furthest[key].layers or row.layers == 1:
+            furthest[key] = row
+    return list(furthest.values())[:_PANELS]
+
+
+def _extrapolation(ax: Any, curve: Curve, row: Row) -> None:
+    index = row.layer - 1
+    widths = np.asarray(curve.widths, dtype=np.float64)
+    fine = np.geomspace(0.95 * widths.min(), 200.0 * widths.max(), 300)
+    fitted = curve.fit.intercept[index] + curve.fit.slopes[index] @ [
+        fine**-power * np.log(fine) ** logs for power, logs in curve.terms
+    ]
+    ax.axhline(row.theory, color=_THEORY, linewidth=1.0, label="theory")
+    ax.plot(1.0 / fine, fitted, color=_SIMULATION, linewidth=0.8, label="fit")
+    ax.errorbar(
+        1.0 / widths,
+        curve.means[:, index],
+        yerr=2.0 * curve.sems[:, index],
+        color=_SIMULATION,
+        marker="o",
+        markersize=3.0,
+        linestyle="none",
+        elinewidth=0.8,
+        label="simulation (2 s.e.)",
+    )
+    ax.errorbar(
+        0.0,
+        row.simulation,
+        yerr=row.half_width,
+        color=_SIMULATION,
+        marker="D",
+        markersize=3.5,
+        markerfacecolor="white",
+        elinewidth=1.2,
+        label="infinite width (interval)",
+    )
+    ax.set_title(f"{row.case}, {row.inputs}: {row.verdict}")
+    ax.set_xlabel("1 / width")
+    ax.set_ylabel(f"{QUANTITIES[row.quantity].label}, layer {row.layer}")

@@ -1,0 +1,120 @@
+r"""What is known of a stream that is not Gaussian without a population, beside one.
+
+walk
+    relu(a x + b N(W x)) with unit Gaussian steps: moments and gradients of one channel.
+closed form
+    a x + b N(F(x)), whatever the law of x: N(F(x)) is uncorrelated with x and E[N^2] = D/N_pool, so
+    q' = a^2 q + b^2 D/N_pool; what BN adds has no mean over samples, so that q - p gains B/(B-1) of it.
+    With GN and one map x -> W phi(x), phi positively homogeneous, also gradients: the process is symmetric
+    under x -> -x, so that E[phi'(x)^2 | |x|, |N|, ...] is its mean, and gradients of different channels
+    are uncorrelated over the skip; each block multiplies by a^2 + b^2 T/q as if x were Gaussian.
+
+Everything else is left to populations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theory.errors import SpecificationError
+from theory.population.spheres import initial
+from theory.population.walks import branch_gradient, walk, walk_refusal
+from theory.specs.inputs import ExchangeableInputs
+from theory.specs.networks import Network
+from theory.specs.residual import Residual
+
+__all__ = ["Known", "known"]
+
+FloatArray = NDArray[np.float64]
+
+# Sums over grids and Poisson weights; recursions of closed forms.
+_GRID, _ROUNDING = 1e-11, 1e-13
+
+
+class Known(NamedTuple):
+    """Numbers per layer, None where populations are asked; ``error`` is relative."""
+
+    route: str = ""
+    log_second_moment: FloatArray | None = None
+    gap: FloatArray | None = None
+    log_gradient: FloatArray | None = None
+    log_branch_gradient: FloatArray | None = None
+    error: float = 0.0
+
+    def routes(self) -> Mapping[str, str]:
+        """Route by observable."""
+        found = {}
+        if self.log_second_moment is not None:
+            found["second_moment"] = self.route
+        if self.gap is not None:
+            found |= dict.fromkeys(("gap", "similarity", "stable_rank", "variance"), self.route)
+        if self.log_gradient is not None:
+            found |= dict.fromkeys(("gradient_norm", "branch_gradient_norm"), self.route)
+        return found
+
+
+def known(network: Network, inputs: ExchangeableInputs, *, backward: bool) -> Known:
+    """What needs no population."""
+    if not isinstance(network, Residual):
+        return Known()
+    if walk_refusal(network, inputs) is None:
+        return _walk(network, inputs, backward=backward)
+    return _added(network, inputs, backward=backward)
+
+
+def _walk(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:
+    try:
+        law, route = walk(network, inputs, backward=backward)
+    except SpecificationError:
+        # Steps so small against the start, or so many, that the grid would not fit.
+        return Known()
+    gradient = branch = None
+    if law.gradient is not None and law.shared is not None:
+        gradient = np.log(law.gradient)
+        branch = np.log(law.shared / network.weights.weight_variance)
+    return Known(route, np.log(law.second_moment), None, gradient, branch, _GRID)
+
+
+def _added(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:
+    """q' = a^2 q + b^2 E[N^2] and, for BN, q - p."""
+    norm = network.layer.norm
+    if norm is None or network.order not in ("branch_end_norm", "sandwich"):
+        return Known()
+    if not norm.centered or norm.denominator != "std" or norm.eps != 0.0 or norm.gate is not None:
+        return Known()
+    a, b = network.factors
+    size = norm.pool.size(batch=inputs.batch, positions=1)
+    added = (
+        b * b * (1.0 if size == math.inf else norm.divisor(batch=inputs.batch, positions=1) / size)
+    )
+    start = initial(network, inputs)
+    blocks = np.arange(1.0, network.depth + 1.0)
+    with np.errstate(over="ignore", under="ignore"):
+        fading = a ** (2.0 * blocks)
+        steps = blocks if a * a == 1.0 else (fading - 1.0) / (a * a - 1.0)
+        second = fading * start.second_moment + added * steps
+    if not np.isfinite(second).all() or not np.all(second > 0.0):
+        return Known()
+    gap = None
+    if norm.pool.samples:
+        contrast = fading * start.second_moment * start.gap
+        gap = (contrast + added * steps * inputs.batch / (inputs.batch - 1.0)) / second
+    found = Known("closed form", np.log(second), gap, error=_ROUNDING * network.depth)
+    activation = network.layer.activation
+    symmetric = activation.ray_slopes is not None and activation.shift == 0.0 and not start.mean
+    alone = network.order == "branch_end_norm" and network.maps == 1 and not norm.pool.samples
+    if not (backward and symmetric and alone and not network.scales and size > 3):
+        return found
+    # E[phi'^2] is what the mask passes between h and x.
+    assert activation.ray_slopes is not None
+    passed = 0.5 * activation.scale**2 * sum(slope * slope for slope in activation.ray_slopes)
+    seen = np.concatenate(([start.unscaled().second_moment], second[:-1]))
+    share = b * b * branch_gradient(network) / seen
+    gradient = np.append(np.cumsum(np.log(a * a + share[1:])[::-1])[::-1], 0.0)
+    branch = gradient + np.log(share / (passed * network.weights.weight_variance))
+    return found._replace(log_gradient=gradient, log_branch_gradient=branch)
