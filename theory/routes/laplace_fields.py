@@ -39,7 +39,7 @@ _SPACING = 0.25
 _LEFT = -4.5
 _ROUNDING = 1e-13
 # Seconds, measured: per pair of samples and pair of positions, and per sample and cube of 256 rows.
-_PLANE, _CUBE = 2e-4, 0.3
+_PLANE, _CUBE = 1e-4, 0.3
 
 
 class _Part(NamedTuple):
