@@ -65,14 +65,15 @@ def scores(name):
 
 
 @pytest.mark.slow
-def test_ten_normalizers_within_error():
-    """240 comparisons, Holm's family-wise error 0.001."""
-    z = np.array([scores(name) for name in NAMES])
+@pytest.mark.parametrize("name", NAMES)
+def test_within_error_of_networks(name):
+    """24 comparisons each, Holm's family-wise error 0.001 over all ten normalizers."""
+    z = scores(name)
     adjusted = holm(2.0 * special.ndtr(-np.abs(z.ravel())))
     worst = int(np.argmin(adjusted))
-    where = np.unravel_index(worst, z.shape)
-    place = (NAMES[where[0]], OBSERVABLES[where[1]], where[2] + 1, z[where])
-    assert adjusted[worst] > 0.001, place
+    observable, layer = np.unravel_index(worst, z.shape)
+    place = (OBSERVABLES[observable], layer + 1, z[observable, layer])
+    assert adjusted[worst] > 0.001 / len(NAMES), place
 
 
 def test_two_normalizers_quickly():
