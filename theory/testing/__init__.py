@@ -26,6 +26,7 @@ from theory.testing.runner import (
     Tally,
     check_normalizer,
     run,
+    run_on,
 )
 from theory.testing.strategies import (
     activations,
@@ -71,6 +72,7 @@ __all__ = [
     "ratios",
     "residual_networks",
     "run",
+    "run_on",
     "seeds",
     "weights",
     "widths",

@@ -11,6 +11,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from numpy.typing import NDArray
 
 from theory.specs.networks import Layer
+from theory.specs.weights import gaussian
 from theory.testing.checks import Layers
 from theory.testing.strategies import layers, normalizers, seeds
 
@@ -72,7 +73,7 @@ class Pooled:
 
 def any_norm() -> Layers:
     """Every normalizer and activation; weights do not matter."""
-    return layers(norms=normalizers())
+    return layers(norms=normalizers(), rows=st.just(gaussian()))
 
 
 @st.composite

@@ -205,6 +205,8 @@ def eps_has_both_limits(case: Case) -> None:
     none, small = at(0.0), at(1e-9 * scale)
     close("gap at eps -> 0", small.gap, none.gap, 1e-4 * none.gap + 1e-15)
     close("E[x^2] at eps -> 0", small.second_moment, none.second_moment, 1e-4 * none.second_moment)
+    if case.layer.activation.ray_slopes is None:
+        return  # phi bends: N(h) is not small enough for its slope alone
     large, larger = at(1e7 * scale), at(4e7 * scale)
     close("gap at eps -> inf", large.gap, larger.gap, 1e-4 * large.gap + 1e-15)
     close("E[x^2] eps", large.second_moment, 4.0 * larger.second_moment, 1e-4 * large.second_moment)

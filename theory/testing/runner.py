@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis.strategies import SearchStrategy
 
 from theory.errors import HypothesisError, SpecificationError, out_of_domain
 from theory.specs.activations import identity, relu, tanh
-from theory.specs.networks import Layer
+from theory.specs.networks import Layer, Network
 from theory.specs.normalizers import Normalizer, group_norm
 from theory.zoo import zoo
 
@@ -29,6 +30,7 @@ __all__ = [
     "Tally",
     "check_normalizer",
     "run",
+    "run_on",
 ]
 
 NAMED: dict[str, Layer] = {
@@ -47,16 +49,21 @@ class NotApplicable(Exception):
 
 @dataclass(frozen=True)
 class Profile:
-    """How hard to look: random examples per law, and per named specification."""
+    """How hard to look: random examples per law and per named specification, and seconds for them.
+
+    Where every prediction is sampled (RQMC), an example takes seconds: after ``seconds`` a law tries no
+    more, and the tally says how many it tried.
+    """
 
     name: str
     examples: int
     per_name: int
+    seconds: float
     seed: int = 0
 
 
-FAST = Profile("fast", examples=8, per_name=1)
-THOROUGH = Profile("thorough", examples=600, per_name=8)
+FAST = Profile("fast", examples=8, per_name=1, seconds=4.0)
+THOROUGH = Profile("thorough", examples=600, per_name=8, seconds=180.0)
 
 
 @dataclass(frozen=True)
@@ -146,19 +153,27 @@ def run(
     corners = list(law.pinned()) if layers is None else []
     count = Tally(law.name)
     if corners:
-        _search(law, st.sampled_from(corners), len(corners), profile.seed, count)
+        # Every corner, not a random choice of them.
+        for corner in corners:
+            _search(law, st.just(corner), 1, profile, count)
     for layer in chosen:
-        _search(law, law.subjects(st.just(layer)), profile.per_name, profile.seed, count)
+        _search(law, law.subjects(st.just(layer)), profile.per_name, profile, count)
     tally.named = count.effective
     random = law.layers() if layers is None else layers
-    _search(law, law.subjects(random), profile.examples, profile.seed, tally)
+    _search(law, law.subjects(random), profile.examples, profile, tally)
     return tally
 
 
 def _search(
-    law: Law, subjects: SearchStrategy[Any], examples: int, seed: int, tally: Tally
+    law: Law, subjects: SearchStrategy[Any], examples: int, profile: Profile, tally: Tally
 ) -> None:
+    start, failed = time.monotonic(), False
+
     def check(subject: Any) -> None:
+        nonlocal failed
+        # Once something failed there is shrinking to do.
+        if tally.tried and not failed and time.monotonic() - start > profile.seconds:
+            return
         tally.tried += 1
         try:
             law.check(subject)
@@ -166,6 +181,7 @@ def _search(
             # Not hypothesis.reject(), which looks for others until it has found enough.
             tally.rejected += 1
         except Exception as error:
+            failed = True
             error.add_note(f"Law {law.name!r}: {law.statement}")
             raise
 
@@ -180,7 +196,7 @@ def _search(
     )
     # Unsatisfiable: no input fits a named layer (IN at one position), so the law is silent about it.
     with contextlib.suppress(Unsatisfiable):
-        hypothesis.seed(seed)(settings(hypothesis.given(subject=subjects)(check)))()
+        hypothesis.seed(profile.seed)(settings(hypothesis.given(subject=subjects)(check)))()
 
 
 def check_normalizer(
@@ -219,12 +235,16 @@ def check_normalizer(
     return {law.name: run_on(law, norm, profile=profile) for law in laws}
 
 
-def run_on(law: Law, norm: Normalizer, *, profile: Profile = FAST) -> Tally:
-    """``run`` with layers that have this normalizer."""
+def run_on(law: Law, spec: Normalizer | Layer | Network, *, profile: Profile = FAST) -> Tally:
+    """``run`` on a normalizer with several activations and weights, or on one layer (of a network)."""
     from theory.testing.strategies import activations, layers
 
+    if isinstance(spec, Network):
+        spec = spec.layer
+    if isinstance(spec, Layer):
+        return run(law, profile=profile, layers=st.just(spec), named=())
     # Most routes take the homogeneous activations only.
     phis = st.sampled_from([relu, identity]) | activations()
-    if norm.gate is not None:
+    if spec.gate is not None:
         phis = st.just(identity)
-    return run(law, profile=profile, layers=layers(norms=st.just(norm), phis=phis), named=())
+    return run(law, profile=profile, layers=layers(norms=st.just(spec), phis=phis), named=())
