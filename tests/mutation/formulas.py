@@ -39,8 +39,16 @@ FORMULAS: dict[str, tuple[str, ...]] = {
     "theory/routes/rqmc_blocks.py": (T + "test_sampled.py",),
     "theory/routes/rqmc_groups.py": (T + "test_sampled.py",),
     "theory/routes/rqmc_pool.py": (T + "test_sampled.py",),
-    "theory/states/exchangeable.py": (T + "test_predict.py", T + "test_residual.py"),
-    "theory/states/full.py": (T + "test_predict.py", T + "test_residual.py"),
+    "theory/states/exchangeable.py": (
+        T + "test_predict.py",
+        T + "test_residual.py",
+        T + "test_honest_errors.py",
+    ),
+    "theory/states/full.py": (
+        T + "test_predict.py",
+        T + "test_residual.py",
+        T + "test_honest_errors.py",
+    ),
     "theory/states/spatial.py": (T + "test_spatial.py",),
     "theory/streams.py": (T + "test_residual.py",),
     "theory/operators.py": (T + "test_predict.py", T + "test_residual.py"),

@@ -39,23 +39,26 @@ class Mutant:
     operator: str
     before: str
     after: str
+    statement: str
     source: str
 
     @property
     def key(self) -> str:
         """What identifies it while lines move."""
-        return f"{self.path}:{self.function}: {self.before} -> {self.after}"
+        where = " ".join(self.statement.split())
+        return f"{self.path}:{self.function}: {where}: {self.before} -> {self.after}"
 
 
 def mutants(path: str, source: str) -> list[Mutant]:
     """All mutants of the functions in one module."""
-    tree = ast.parse(source)
+    tree, lines = ast.parse(source), source.split("\n")
     found = []
     for function, node in _expressions(tree):
         for operator, changed in _changes(node):
             text = _with(source, node, changed)
             before, after = ast.unparse(node), ast.unparse(changed)
-            found.append(Mutant(path, function, node.lineno, operator, before, after, text))
+            line = lines[node.lineno - 1]
+            found.append(Mutant(path, function, node.lineno, operator, before, after, line, text))
     return list({(m.line, m.operator, m.source): m for m in found}.values())
 
 

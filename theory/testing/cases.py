@@ -13,7 +13,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from theory.specs.activations import ACTIVATION_NAMES
 from theory.specs.inputs import Inputs
 from theory.specs.networks import FeedForward, Layer, Network
-from theory.specs.normalizers import Normalizer, mean_centering
+from theory.specs.normalizers import Normalizer, Pool, mean_centering
 from theory.specs.residual import Order, Residual
 from theory.specs.weights import gaussian
 from theory.testing.strategies import (
@@ -66,7 +66,7 @@ def predictable_layers(
     """
     samples = draw(st.booleans()) if coupled is None else coupled
     if not divides and draw(st.booleans()):
-        norm = None if not samples else mean_centering()
+        norm = mean_centering() if samples else draw(st.none() | _group_centering())
     else:
         sizes = [1] if samples else [math.inf, *GROUPS, *([] if arrays else [1])]
         norm = draw(ratios(samples=samples, channels=sizes, equal=not samples))
@@ -76,6 +76,18 @@ def predictable_layers(
     if samples and arrays:
         names = HOMOGENEOUS
     return Layer(weights=draw(weights()), norm=norm, activation=draw(activations(names=names)))
+
+
+def _group_centering() -> SearchStrategy[Normalizer]:
+    """h minus the mean of its group, no denominator: rows of W that are centered group by group."""
+    return st.sampled_from([*GROUPS, math.inf]).map(
+        lambda size: Normalizer(
+            name="group centering",
+            pool=Pool(samples=False, positions=False, channels=size),
+            centered=True,
+            denominator="none",
+        )
+    )
 
 
 def _names(norm: Normalizer | None) -> Sequence[str]:
