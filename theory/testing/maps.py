@@ -49,6 +49,17 @@ def covariances_are_covariances(case: Case) -> None:
         assert np.all(gap <= least + pred.error[error] + ROUNDING), gap
 
 
+@law("every number has a stated error, at least 0 and finite where the number is", pinned=corners)
+def errors_are_stated(case: Case) -> None:
+    """No NaN anywhere; forwards and backwards."""
+    pred = predict(case.network, case.inputs)
+    for name, error in pred.error.items():
+        value = getattr(pred, name)
+        assert not np.isnan(value).any(), name
+        assert np.all(error >= 0.0), f"{name}: error {error}"
+        assert np.all(np.isfinite(error) | ~np.isfinite(value)), f"{name}: error {error}"
+
+
 @law("1 <= stable rank <= B", pinned=corners)
 def stable_rank_is_between_one_and_batch(case: Case) -> None:
     """tr M / ||M||_2 of a cosine matrix."""
