@@ -149,7 +149,7 @@ def batch_layers(pick: DrawFn) -> Layer:
     """Batch normalizers about their mean at eps = 0."""
     norm = pick(draw.ratios(samples=True, channels=[1], equal=True))
     norm = dataclasses.replace(norm, centered=True, denominator="std", eps=0.0)
-    phi = pick(draw.activations(names=draw.HOMOGENEOUS))
+    phi = pick(draw.activations())
     return Layer(weights=pick(draw.weights()), norm=norm, activation=phi)
 
 
