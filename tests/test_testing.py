@@ -24,7 +24,9 @@ QUICK = testing.Profile("quick", examples=2, per_name=1, seconds=5.0)
 
 
 def minimal(strategy: st.SearchStrategy, condition=lambda _: True):
-    settings = hypothesis.settings(database=None, max_examples=2000, deadline=None)
+    settings = hypothesis.settings(
+        database=None, max_examples=2000, deadline=None, derandomize=True
+    )
     return hypothesis.find(strategy, condition, settings=settings)
 
 
@@ -32,10 +34,10 @@ def test_strategies_shrink_to_a_plain_relu_network() -> None:
     assert minimal(testing.networks()) == th.FeedForward(th.Layer(), depth=1)
     assert minimal(testing.activations()) == th.relu
     case = minimal(testing.cases())
-    assert (case.network.depth, case.layer.activation) == (1, th.relu)
-    assert case.layer.weights == th.gaussian()
+    assert case.network.depth == 1
+    assert (case.layer.activation.scale, case.layer.activation.shift) == (1.0, 0.0)
     array = minimal(pooled(any_norm()))
-    assert (array.seed, array.layer.weights) == (0, th.gaussian())
+    assert array.layer.weights == th.gaussian()
 
 
 def test_random_normalizers_are_ones_that_nobody_named() -> None:
