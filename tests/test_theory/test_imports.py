@@ -17,9 +17,10 @@ HEAVY = ("sympy", "matplotlib", "pandas", "numba", "dask", "torch", "hypothesis"
 SHARED = ("theory.specs", "theory.program", "theory.errors", "theory.provenance", "theory.zoo")
 # The modules that compare with predictions, or draw them.
 BRIDGES = {
-    "case", "cases", "claim", "claim_figures", "claims", "comparison", "console", "figures",
-    "gallery", "networks", "predict", "predictions", "report", "report_claims", "residual_cases",
-    "residual_figures", "simulate", "table", "tables", "verdicts", "verify", "wrong_laws",
+    "agreement", "case", "cases", "claim", "claim_figures", "claims", "comparison", "console",
+    "figures", "gallery", "networks", "predict", "predictions", "pytest_plugin", "report",
+    "report_claims", "residual_cases", "residual_figures", "simulate", "table", "tables", "testing",
+    "verdicts", "verify", "wrong_laws",
 }  # fmt: skip
 # Third party first, then our own: the state and route protocols import no montecarlo.
 ROOTS = {"theory": Path(theory.__file__).parent, "montecarlo": Path(montecarlo.__file__).parent}
