@@ -63,6 +63,8 @@ def _run_tests(path: str, source: Path | None, tests: tuple[str, ...]) -> str | 
             sys.executable,
             "-m",
             "pytest",
+            "-n",
+            "0",
             "-x",
             "-q",
             "--no-header",

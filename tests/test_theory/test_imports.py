@@ -67,6 +67,13 @@ def test_simulation_knows_no_formulas(path: Path) -> None:
     assert {name for name in ours if not name.startswith(SHARED)} == set()
 
 
+def test_hypothesis_is_imported_in_one_place() -> None:
+    for root in ROOTS.values():
+        for path in root.rglob("*.py"):
+            if path.parent != ROOTS["theory"] / "testing":
+                assert not any(name.startswith("hypothesis") for name in imported(path)), path.name
+
+
 def test_specifications_import_no_algorithms() -> None:
     for path in (ROOTS["theory"] / "specs").glob("*.py"):
         ours = {name for name in imported(path) if name.startswith("theory")}
