@@ -74,6 +74,13 @@ class ClaimResult:
             return "REJECTED"
         return "CONFIRMED" if found == {"CONFIRMED"} else "INCONCLUSIVE"
 
+    @property
+    def judged(self) -> str:
+        """The verdict, and on how many of the claim's cases it rests if not on all."""
+        there = len({(row.case, row.inputs) for row in self.rows})
+        total = len(self.claim.cases)
+        return self.verdict if there == total else f"{self.verdict} on {there} of {total} cases"
+
 
 def results_of(
     claims: Iterable[Claim],

@@ -86,7 +86,7 @@ def _print_claims(screen: Console, run: Run) -> None:
     table.add_column("tests", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for result in run.claims:
-        verdict = Text(result.verdict, style=_STYLES[result.verdict])
+        verdict = Text(result.judged, style=_STYLES[result.verdict])
         claim = result.claim
         table.add_row(claim.id, Text(claim.statement), str(len(result.rows)), verdict)
     if run.claims:

@@ -83,8 +83,8 @@ def command(run: Run, *, chosen: bool = True) -> str:
     if run.budget.name != DEFAULT.name:
         parts.append(f"--budget {run.budget.name}")
     parts.append(f"--inputs {run.inputs}")
-    if run.controls:
-        parts.append("--controls")
+    if not run.controls:
+        parts.append("--no-controls")
     if chosen:
         shorter = len(absent) <= len(present)
         parts += [f"--skip '{name}'" for name in absent] if shorter else []

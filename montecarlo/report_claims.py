@@ -36,7 +36,7 @@ def claims_overview(run: Run) -> str:
             result.claim.statement + (" (deviates from the paper)" * bool(result.claim.deviation)),
             value_text(result.claim),
             str(len(result.rows)),
-            result.verdict,
+            result.judged,
             _controls_text(result),
         )
         for result in run.claims
@@ -53,7 +53,7 @@ def claims_sections(run: Run, *, command: str) -> list[str]:
         body.append(
             f'<h3 id="{escape(claim.id)}">{escape(claim.id)}: {escape(claim.statement)}</h3>'
             f"<p>{escape(claim.source)}. Theory: {escape(value_text(claim))}. "
-            f'<span class="{result.verdict}">{result.verdict}</span>; seed {run.seed}; again: '
+            f'<span class="{result.verdict}">{result.judged}</span>; seed {run.seed}; again: '
             f"<code>{escape(f'{command} --only {claim.id}')}</code></p>"
         )
         if claim.deviation:

@@ -186,8 +186,9 @@ class _LayerMap:
         bare = norm is None or norm.denominator == "none"
         if bare and activation.ray_slopes is not None and activation.shift == 0.0:
             if self.coupled:
-                # Centering changes q through the gap: follow both one step.
-                layer_gap = self._apply(start.second_moment, layer_gap)[1].gap
+                # Centering changes q through the gap, which is the same from the next layer on.
+                start = self._apply(start.second_moment, layer_gap)[1].unscaled()
+                layer_gap = start.gap
             ratio = self._apply(1.0, layer_gap)[1].second_moment
             if abs(ratio - 1.0) > 1e-12:
                 self.runaway = math.inf if ratio > 1.0 else 0.0

@@ -129,8 +129,8 @@ def _merge_spatial(stream: Spatial, addend: Spatial, *, skip: float, branch: flo
     errors = (stream.second_moment_error, addend.second_moment_error)
     gap_errors = (stream.gap_error, addend.gap_error)
     q_error, gap_error = ROUNDING, 0.0
-    # gap_error bounds all three gaps.
-    for gap_x, gap_y in zip(x.gaps(), y.gaps(), strict=True):
+    # gap_error bounds all three gaps; taken before scaling, a branch times 0 has gaps as well.
+    for gap_x, gap_y in zip(stream.spectrum.gaps(), addend.spectrum.gaps(), strict=True):
         far_x, far_y = from_x * gap_x, from_y * gap_y
         q_error, one = _errors(from_x, from_y, common, far_x, far_y, *errors, *gap_errors)
         gap_error = max(gap_error, one)

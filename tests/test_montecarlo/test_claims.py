@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import shutil
+import subprocess
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib import image as plt_image
 
-from montecarlo import verify
+from montecarlo import report, verify
 from montecarlo.budgets import DEFAULT, LONG, Budget, Grid
 from montecarlo.case import INPUTS
 from montecarlo.cases import cases
@@ -150,6 +153,26 @@ def test_text_of_a_claim_is_escaped(run):
     )
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
+
+
+@pytest.mark.slow
+def test_the_report_is_drawn_by_a_browser(run, tmp_path):
+    """Headless Chromium shows a page with figures: a picture of many shades, dark text on white."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("no Chromium")
+    page = report.write(run, tmp_path)
+    picture = tmp_path / "page.png"
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1300,2400"]
+    command += [f"--screenshot={picture}", page.as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    pixels = plt_image.imread(picture)[..., :3]
+    assert pixels.shape[:2] == (2400, 1300)
+    white = (pixels > 0.99).all(axis=-1).mean()
+    assert 0.5 < white < 0.995
+    # The colors of the figures are there: blue lines, orange verdicts of rejected wrong theories.
+    for color in ((0.0, 0.447, 0.698), (0.835, 0.369, 0.0)):
+        assert (np.abs(pixels - np.array(color)).max(axis=-1) < 0.05).sum() > 100
 
 
 def test_command_line(capsys):

@@ -658,7 +658,7 @@ class TestVerify:
             "--controls",
         )
         assert status in (0, 3)
-        for text in ("Margins", "detectable", "plain for MC", "REJECTED", "Report:"):
+        for text in ("Margins", "detectable", "plain for MC", "REJECTED", "Claims", "Report:"):
             assert text in out
         assert (tmp_path / "r" / "index.html").exists()
 

@@ -305,7 +305,7 @@ class TestClaims:
         chosen = verify.affordable(cases("all"), QUICK)
         whole = dataclasses.replace(tiny, budget=QUICK, inputs="all", cases=chosen)
         assert report.command(whole) == (
-            f"normcompass verify --budget quick --inputs all --controls --seed {tiny.seed}"
+            f"normcompass verify --budget quick --inputs all --seed {tiny.seed}"
         )
 
     def test_unknown_names_are_refused(self):
@@ -494,7 +494,8 @@ class TestReport:
         most = [case for case in cases("synthetic") if case.name != "VN"]
         run = dataclasses.replace(tiny, cases=tuple(most), budget=QUICK, controls=())
         expected = (
-            "normcompass verify --budget quick --inputs synthetic --skip 'VN/synthetic' --seed 0"
+            "normcompass verify --budget quick --inputs synthetic --no-controls --skip 'VN/synthetic' "
+            "--seed 0"
         )
         assert report.command(run) == expected
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pool_oracles import gap_of, pullback_samples, sample
 
+import theory as th
 from theory.errors import HypothesisError
 from theory.routes import batchnorm
 from theory.routes.batchnorm import (
@@ -25,7 +26,7 @@ BATCHES = [4, 5, 6, 8, 16, 64, 100, 1000, 10_000, 1_000_000]
 
 
 def _kernels(rho, slopes):
-    """V(rho) and V'(rho) of a relu(x) + b relu(-x), from the arc-cosine kernels in mpmath."""
+    """V(rho) and V'(rho) of a relu(x) + b relu(-x), from the arc-cosine kernels in mp."""
     a, b = (mp.mpf(float(x)) for x in slopes)
     turn = mp.pi - mp.acos(rho)
     kappa1 = (mp.sqrt(1 - rho**2) + rho * turn) / mp.pi
@@ -234,3 +235,26 @@ def test_different_mini_batches_are_independent():
 def _close(draws, theory, limit=5.0):
     sem = draws.std() / math.sqrt(draws.size)
     assert abs(draws.mean() - theory) < limit * sem
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.7])
+def test_an_infinite_batch_keeps_the_mean_of_any_activation(shift):
+    """Samples are independent unit Gaussians: similarity = E[phi]^2/E[phi^2], in 30 digits."""
+    with mp.workdps(30):
+
+        def phi(z):
+            return mp.log1p(mp.exp(z)) + mp.mpf(shift)
+
+        def mean(power):
+            density = lambda z: phi(z) ** power * mp.npdf(z)  # noqa: E731
+            return mp.quad(density, [-12, -6, -2, 0, 2, 6, 12])
+
+        exact = mean(1) ** 2 / mean(2)
+    network = th.FeedForward(
+        th.Layer(norm=th.batch_norm(), activation=th.softplus.affine(shift=shift)), depth=1
+    )
+    predicted = th.predict(network, th.exchangeable(batch=math.inf, correlation=0.2))
+    assert predicted.similarity[0] == pytest.approx(float(exact), rel=1e-12)
+    if shift == 0.0:
+        _, gap, _, _ = batchnorm.batch_moments(th.softplus, batch=math.inf)
+        assert gap == pytest.approx(float(1 - exact), rel=1e-12)

@@ -209,3 +209,24 @@ def test_depth_scales_are_lengths() -> None:
 )
 def test_every_coupled_normalizer_has_a_limit_of_large_batches(net: th.FeedForward) -> None:
     assert "batch = infinity" in th.fixed_point(net).note
+
+
+@pytest.mark.parametrize("batch", [3, 6])
+def test_mean_centering_changes_the_second_moment_by_its_own_factor(batch: int) -> None:
+    """q' = sigma_w^2/2 (1 - 1/B) gap q; from the second layer on gap = 1 - kappa1(-1/(B-1))."""
+    rho = -1.0 / (batch - 1)
+    gap = 1.0 - (math.sqrt(1.0 - rho * rho) + rho * (PI - math.acos(rho))) / PI
+    ratio = gap * (1.0 - 1.0 / batch)
+    shrinking = th.fixed_point(layer(norm=th.mean_centering()), batch=batch)
+    assert shrinking.gap == pytest.approx(gap, rel=1e-12)
+    assert shrinking.second_moment == 0.0
+    assert f"changes by {ratio:.6g} per layer" in shrinking.note
+    # With this variance q stays where the first layer, of another gap, has put it.
+    steady = th.gaussian(weight_variance=2.0 / ratio)
+    inputs = th.exchangeable(batch=batch, correlation=0.3)
+    found = th.fixed_point(layer(norm=th.mean_centering(), weights=steady), inputs)
+    assert found.second_moment == pytest.approx(2.0 / ratio * 0.7 / gap, rel=1e-12)
+    deep = th.predict(
+        th.FeedForward(th.Layer(norm=th.mean_centering(), weights=steady), depth=9), inputs
+    )
+    assert deep.preactivation_second_moment[-1] == pytest.approx(found.second_moment, rel=1e-12)

@@ -195,3 +195,20 @@ def test_stated_errors_are_honest(route: str, capsys: pytest.CaptureFixture[str]
     worst = int(np.argmax(true / allowed))
     assert (true <= allowed).all(), checks[worst]
     assert math.isfinite(stated.max())
+
+
+def test_both_states_state_the_same_errors() -> None:
+    """Centered rows inflate what the last map added, by q/(q - m^2) - 1."""
+    phi = th.tanh.affine(shift=0.5)
+    net = th.FeedForward(th.Layer(weights=th.centered_weights(), activation=phi), depth=4)
+    inputs = th.exchangeable(batch=4, correlation=0.3, feature_mean=0.4)
+    matrix = np.full((4, 4), 0.3) + 0.7 * np.eye(4)
+    one = th.predict(net, inputs, backward=False)
+    other = th.predict(net, th.from_covariance(matrix, feature_mean=0.4), backward=False)
+    for name in (
+        "log_second_moment",
+        "log_preactivation_second_moment",
+        "gap",
+        "preactivation_gap",
+    ):
+        np.testing.assert_allclose(one.error[name], other.error[name], rtol=0.02, err_msg=name)

@@ -17,10 +17,10 @@ HEAVY = ("sympy", "matplotlib", "pandas", "numba", "dask", "torch", "hypothesis"
 SHARED = ("theory.specs", "theory.program", "theory.errors", "theory.provenance", "theory.zoo")
 # The modules that compare with predictions, or draw them.
 BRIDGES = {
-    "case", "cases", "claim", "claim_figures", "claims", "comparison", "console", "coverage",
-    "figures", "gallery", "networks", "padding_figure", "predict", "predictions", "report",
-    "report_claims", "residual_cases", "residual_figures", "simulate", "table", "tables", "verdicts",
-    "verify", "wrong_laws",
+    "agreement", "case", "cases", "claim", "claim_figures", "claims", "comparison", "console",
+    "coverage", "figures", "gallery", "networks", "padding_figure", "predict", "predictions",
+    "pytest_plugin", "report", "report_claims", "residual_cases", "residual_figures", "simulate",
+    "table", "tables", "testing", "verdicts", "verify", "wrong_laws",
 }  # fmt: skip
 # Third party first, then our own: the state and route protocols import no montecarlo.
 ROOTS = {"theory": Path(theory.__file__).parent, "montecarlo": Path(montecarlo.__file__).parent}
@@ -65,6 +65,13 @@ def test_simulation_knows_no_formulas(path: Path) -> None:
         return
     ours = {name for name in imported(path) if name.split(".")[0] == "theory"}
     assert {name for name in ours if not name.startswith(SHARED)} == set()
+
+
+def test_hypothesis_is_imported_in_one_place() -> None:
+    for root in ROOTS.values():
+        for path in root.rglob("*.py"):
+            if path.parent != ROOTS["theory"] / "testing":
+                assert not any(name.startswith("hypothesis") for name in imported(path)), path.name
 
 
 def test_specifications_import_no_algorithms() -> None:

@@ -435,3 +435,18 @@ def test_identical_samples_are_refused_by_every_centering() -> None:
     for norm in (th.mean_centering(), th.batch_norm(), th.batch_norm(eps=1e-5)):
         with pytest.raises(th.HypothesisError, match="identical samples"):
             th.predict(feed_forward(2, norm=norm), inputs)
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+@pytest.mark.parametrize("activation", [th.relu, th.identity, th.tanh])
+def test_centering_a_group_takes_its_share(size: int, activation: th.Activation) -> None:
+    """h minus the mean of its group of G is Gaussian with 1 - 1/G of the variance, same correlations."""
+    pool = th.Pool(samples=False, positions=True, channels=size)
+    norm = th.Normalizer(name="centered", pool=pool, centered=True, denominator="none")
+    inputs = th.exchangeable(batch=4, correlation=0.3)
+    one = th.predict(th.FeedForward(th.Layer(norm=norm, activation=activation), depth=1), inputs)
+    smaller = th.gaussian(weight_variance=2.0 * (1.0 - 1.0 / size))
+    plain = th.FeedForward(th.Layer(weights=smaller, activation=activation), depth=1)
+    other = th.predict(plain, inputs)
+    for name in ("second_moment", "gap", "variance"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-13)

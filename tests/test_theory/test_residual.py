@@ -285,6 +285,15 @@ def test_skip_init_is_constant(norm: th.Normalizer | None, batch: int) -> None:
     assert prediction.regime.status == "regular"
 
 
+@pytest.mark.parametrize("branch", [0.0, 1e-170])
+def test_skip_init_is_constant_over_positions(branch: float) -> None:
+    """A branch whose second moment is 0, or underflows to it, has gaps nevertheless."""
+    inputs = th.exchangeable(batch=2, correlation=0.3, positions=3, position_correlation=0.2)
+    prediction = th.predict(residual(depth=2, branch=branch, stem=th.gaussian()), inputs)
+    assert_allclose(prediction.gap, 0.7, rtol=1e-15)
+    assert_allclose(prediction.gradient_norm, 1.0, rtol=1e-15)
+
+
 def test_batch_norm_of_two_samples_passes_gradients_over_the_skip_alone() -> None:
     prediction = th.predict(
         residual(th.batch_norm(), depth=3, skip=2.0), th.exchangeable(batch=2, correlation=0.5)

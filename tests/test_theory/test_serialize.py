@@ -10,61 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from theory.errors import SpecificationError, StoreError
 from theory.specs import normalizers, weights
-from theory.specs.activations import ACTIVATION_NAMES, Activation
-from theory.specs.inputs import exchangeable, from_covariance, from_data
+from theory.specs.activations import Activation
+from theory.specs.inputs import exchangeable, from_data
 from theory.specs.networks import FeedForward, Layer
 from theory.specs.normalizers import Pool
 from theory.specs.serialize import SCHEMA, from_dict, from_json, key, to_dict, to_json
+from theory.testing import extreme_inputs, extreme_networks, residual_networks
 from theory.zoo import zoo
 
 NETWORK = FeedForward(zoo["GN(8)"], depth=50)
 SAMPLES = np.random.default_rng(0).standard_normal((4, 9))
 
-numbers = st.floats(-1e3, 1e3)
-activation_specs = st.builds(
-    lambda name, slope, scale, shift: Activation(
-        name=name,
-        negative_slope=slope if name == "leaky_relu" else None,
-        scale=scale or 1.0,
-        shift=shift,
-    ),
-    st.sampled_from(ACTIVATION_NAMES),
-    st.floats(-1.0, 1.0),
-    numbers,
-    numbers,
-)
-eps_values = st.sampled_from([0.0, 1e-5]) | st.floats(0.0, 1.0)
-normalizer_specs = st.one_of(
-    st.none(),
-    st.builds(normalizers.batch_norm, eps=eps_values, ddof=st.integers(0, 1)),
-    st.builds(normalizers.layer_norm, eps=eps_values),
-    st.builds(normalizers.rms_norm, eps=eps_values, positions=st.booleans()),
-    st.builds(normalizers.group_norm, st.integers(1, 2**40), eps=eps_values),
-    st.builds(normalizers.evonorm_s0, st.none() | st.integers(1, 64), gate=numbers),
-    st.builds(normalizers.evonorm_b0, gate=numbers, eps=eps_values),
-)
-weight_specs = st.one_of(
-    st.builds(weights.gaussian, weight_variance=st.floats(1e-300, 1e300)),
-    st.just(weights.weight_norm()),
-    st.builds(weights.scaled_weight_standardization, gain=st.floats(1e-3, 1e3)),
-)
-networks = st.builds(
-    FeedForward,
-    st.builds(Layer, weights=weight_specs, norm=normalizer_specs, activation=activation_specs),
-    depth=st.integers(1, 10**9),
-)
-batches = st.one_of(
-    st.builds(exchangeable, batch=st.integers(2, 10**6) | st.just(math.inf), gap=st.floats(0, 1)),
-    st.builds(lambda x: from_data(np.array([[x, 1.0], [2.0, -0.0]])), numbers),
-    st.builds(lambda x: from_covariance([[x, 0.1], [0.1, 1.0]]), st.floats(0.1, 10.0)),
-)
 
-
-@given(networks | batches)
+@given(extreme_networks() | residual_networks() | extreme_inputs())
 def test_round_trip_is_exact(spec):
     text = to_json(spec)
     again = from_json(text)

@@ -1,0 +1,122 @@
+"""The sequential test of theory against simulation: its level, its power, and what a failure says."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import shlex
+import subprocess
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import theory as th
+from montecarlo import agreement
+from montecarlo.agreement import LARGEST_SUITE, STAGES, Stage, check_agreement, stage_p_value
+from theory.testing import Profile, run
+from theory.testing.runner import Law
+
+NETWORKS = {
+    "plain": th.FeedForward(th.Layer(), depth=2),
+    "BN": th.FeedForward(th.Layer(norm=th.batch_norm()), depth=2),
+    "LN, tanh": th.FeedForward(th.Layer(norm=th.layer_norm(), activation=th.tanh), depth=3),
+    "GN(8)": th.FeedForward(th.Layer(norm=th.group_norm(8)), depth=2),
+    "GN(4), eps": th.FeedForward(th.Layer(norm=th.group_norm(4, eps=0.1)), depth=2),
+    "SWS": th.FeedForward(th.zoo["SWS"], depth=2),
+    "residual": th.Residual(th.Layer(norm=th.rms_norm()), depth=2),
+    "EvoNorm-S0": th.FeedForward(th.zoo["EvoNorm-S0"], depth=2),
+}
+INPUTS = th.exchangeable(batch=6, correlation=0.3)
+
+
+def test_the_suite_raises_no_false_alarm() -> None:
+    """Independent stages: the product of their levels per network, 1e-3 for 1,000 of them."""
+    product = math.prod(stage.level for stage in STAGES)
+    assert product * LARGEST_SUITE <= 1e-3 * (1.0 + 1e-12)
+    seeds = [{(seed + 1000 * k) for k in range(len(STAGES))} for seed in range(100)]
+    assert len(set().union(*seeds)) == 300
+
+
+def p_values(repeats: int, stage: Stage = STAGES[0]) -> Any:
+    """Of correct predictions."""
+    predictions = [th.predict(network, INPUTS) for network in NETWORKS.values()]
+    return np.array(
+        [
+            stage_p_value(prediction, stage, seed=5000 + seed)
+            for seed in range(repeats)
+            for prediction in predictions
+        ]
+    )
+
+
+def test_a_stage_keeps_its_level() -> None:
+    """Of 64 at most 25 at 20 % and 4 at 1 %: more have a probability below 1e-3 (binomial)."""
+    p = p_values(8)
+    for level, most in ((0.2, 25), (0.01, 4)):
+        assert stats.binom.sf(most, 64, level) < 1e-3
+        assert np.sum(p <= level) <= most
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("stage", "repeats"), [(STAGES[0], 250), (STAGES[1], 50)])
+def test_a_stage_keeps_its_level_closely(stage: Stage, repeats: int) -> None:
+    """At 20 %, 1 % and 0.05 %: more rejections have a probability below 1e-3 for each."""
+    p = p_values(repeats, stage)
+    for level in (0.2, 0.01, 5e-4):
+        count, most = int(np.sum(p <= level)), int(stats.binom.isf(1e-3, len(p), level))
+        print(f"n = {stage.width}: {count} of {len(p)} correct predictions rejected at {level}")
+        assert count <= most
+
+
+WRONG = {
+    "N for N - 1": ("GN(4), eps", {"norm": th.group_norm(4, eps=0.1, ddof=1)}),
+    "uncentered": ("BN", {"norm": th.mean_centering()}),
+    "another activation": ("LN, tanh", {"activation": th.erf}),
+    "a quarter more variance": ("plain", {"weights": th.gaussian(weight_variance=2.5)}),
+    "weights keep their mean": ("SWS", {"weights": th.gaussian(weight_variance=2.93)}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_theories_are_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, changes = WRONG[name]
+    network: Any = NETWORKS[key]
+    layer = dataclasses.replace(network.layer, **changes)
+    wrong = th.predict(dataclasses.replace(network, layer=layer), INPUTS)
+    monkeypatch.setattr(agreement, "predict", lambda *_: wrong)
+    with pytest.raises(agreement.Disagreement, match="extrapolated") as caught:
+        check_agreement(network, INPUTS, seed=3)
+    # The command runs, and without the mistake it finds agreement.
+    command = re.search(r"Reproduce with\n  (.*)", str(caught.value))
+    assert command is not None
+    if name == "uncentered":
+        subprocess.run(shlex.split(command[1]), check=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_an_alarm_shrinks_to_a_minimal_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A theory that forgets that centered rows take the mean away."""
+    from montecarlo.testing import LAWS
+
+    right = agreement.predict
+
+    def wrong(network: Any, inputs: Any) -> Any:
+        weights = dataclasses.replace(network.layer.weights, centered=False)
+        layer = dataclasses.replace(network.layer, weights=weights)
+        return right(dataclasses.replace(network, layer=layer), inputs)
+
+    monkeypatch.setattr(agreement, "predict", wrong)
+    law: Law = LAWS["simulation_agrees"]
+    profile = Profile("test", examples=100, per_name=1, seconds=60.0)
+    with pytest.raises(agreement.Disagreement) as caught:
+        run(law, profile=profile, named=())
+    notes = "\n".join(caught.value.__notes__)
+    # One layer has no mean yet.
+    assert "depth=2" in notes
+    assert "norm=None" in notes
+    assert "centered_weights(" in notes
+    assert "python -c" in str(caught.value)

@@ -1,0 +1,96 @@
+"""What laws are written with: a register, corners, and comparisons within stated errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from hypothesis.strategies import SearchStrategy
+from numpy.typing import NDArray
+
+from theory.results import Prediction
+from theory.specs.inputs import exchangeable
+from theory.specs.networks import FeedForward, Layer
+from theory.specs.normalizers import batch_norm, group_norm
+from theory.testing.cases import Case, cases, predictable_layers
+from theory.testing.runner import Law
+
+__all__ = [
+    "REGISTER",
+    "ROUNDING",
+    "SIGMAS",
+    "Layers",
+    "agree",
+    "close",
+    "corners",
+    "law",
+    "stated",
+]
+
+Layers = SearchStrategy[Layer]
+Check = Callable[[Any], None]
+
+FloatArray = NDArray[np.float64]
+
+ROUNDING = 1e-12
+# Student's t with 15 degrees of freedom is beyond 8 with probability 8e-7; RQMC inflates its errors.
+SIGMAS = 8.0
+REGISTER: dict[str, Law] = {}
+
+
+def law(
+    statement: str,
+    *,
+    layers: Callable[[], Layers] = predictable_layers,
+    subjects: Callable[[Layers], SearchStrategy[Any]] = cases,
+    pinned: Callable[[], Iterable[Any]] = tuple,
+    into: dict[str, Law] = REGISTER,
+) -> Callable[[Check], Check]:
+    """Register a check under its own name, by default among the laws of the theory."""
+
+    def register(check: Check) -> Check:
+        name = check.__name__
+        into[name] = Law(name, statement, layers, subjects, check, pinned)
+        return check
+
+    return register
+
+
+def corners() -> list[Case]:
+    """c in {-1, 0, 1, 1 - 1e-15}, G in {2, 3, 4, 5}, B in {2, 3, 4}."""
+    norms = [None, batch_norm(), *(group_norm(size) for size in (2, 3, 4, 5))]
+    return [
+        Case(FeedForward(Layer(norm=norm), depth=2), exchangeable(batch=batch, gap=gap))
+        for norm in norms
+        for batch in (2, 3, 4)
+        for gap in (2.0, 1.0, 0.0, 1e-15)
+        if gap <= 1.0 + 1.0 / (batch - 1)
+    ]
+
+
+def close(what: str, value: Any, other: Any, tolerance: Any) -> None:
+    """|value - other| <= tolerance elementwise; infinities must match."""
+    a, b = np.asarray(value, dtype=float), np.asarray(other, dtype=float)
+    with np.errstate(invalid="ignore"):
+        fine = (a == b) | (np.abs(a - b) <= tolerance)
+    assert np.all(fine), f"{what}: {a} and {b} differ by more than {tolerance}"
+
+
+def stated(*preds: Prediction, name: str) -> FloatArray:
+    """Sum of the stated errors; those of RQMC are standard errors, so ``SIGMAS`` of them."""
+    total = np.zeros(preds[0].depth)
+    for pred in preds:
+        used = (pred.forward_route, pred.backward_route)
+        total += pred.error[name] * (SIGMAS if "RQMC" in used else 1.0)
+    return total
+
+
+def agree(one: Prediction, other: Prediction) -> None:
+    """Same second moments, gaps and gradients, within both stated errors."""
+    for name in ("log_second_moment", "gap", "preactivation_gap", "log_gradient_norm"):
+        a, b = getattr(one, name), getattr(other, name)
+        if a is None or b is None:
+            continue
+        size = np.abs(a) if "gap" in name else 1.0
+        close(name, a, b, stated(one, other, name=name) + ROUNDING * size)
