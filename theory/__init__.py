@@ -46,7 +46,9 @@ from theory.errors import (
     StoreError,
 )
 from theory.fixed_points import FixedPoint, fixed_point, fixed_points
+from theory.frontiers import Frontier, frontier
 from theory.growth import GrowthLaw, branch_end_second_moment
+from theory.layer_maps import CorrelationMap, PhasePortrait, correlation_map, phase_portrait
 from theory.nf_scaling import nf_scaled
 from theory.recursion import predict, predict_many
 from theory.regimes import Regime, regime
@@ -108,6 +110,7 @@ __all__ = [
     "OBSERVABLES",
     "ORDERS",
     "Activation",
+    "CorrelationMap",
     "CovarianceInputs",
     "CrossBatchSimilarity",
     "DataInputs",
@@ -115,11 +118,13 @@ __all__ = [
     "SpatialInputs",
     "FeedForward",
     "FixedPoint",
+    "Frontier",
     "HypothesisError",
     "Layer",
     "NormcompassError",
     "Normalizer",
     "NumericalError",
+    "PhasePortrait",
     "Pool",
     "Prediction",
     "PredictionSet",
@@ -132,6 +137,7 @@ __all__ = [
     "abs",
     "batch_norm",
     "centered_weights",
+    "correlation_map",
     "cross_batch_similarity",
     "deep_norm_constants",
     "elu",
@@ -147,6 +153,7 @@ __all__ = [
     "from_covariance",
     "from_data",
     "from_json",
+    "frontier",
     "gaussian",
     "gelu",
     "group_norm",
@@ -158,6 +165,7 @@ __all__ = [
     "leaky_relu",
     "mean_centering",
     "nf_scaled",
+    "phase_portrait",
     "predict",
     "predict_many",
     "regime",
