@@ -1,4 +1,4 @@
-"""From several widths to infinite width, and back: how wide is infinite?
+"""From several widths to infinite width, and back: which width is as good as infinite.
 
 A finite network's mean is a + sum_j b_j f_j(n) (theory notes, section 6).  ``extrapolate`` fits a and
 b over simulations of several widths; ``width_for`` says from which width on the corrections are below

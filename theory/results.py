@@ -355,11 +355,16 @@ class PredictionSet(Mapping[str, Prediction]):
             frames.append(frame)
         return pd.concat(frames, ignore_index=True)
 
-    def plot(self) -> Any:
+    def plot(
+        self,
+        simulations: Mapping[str, Any] | None = None,
+        *,
+        observables: Sequence[str] | None = None,
+    ) -> Any:
         """Draw all predictions, one panel per observable; see ``theory.plotting.plot_predictions``."""
-        from theory.plotting import plot_predictions
+        from theory.plotting import PANELS, plot_predictions
 
-        return plot_predictions(self)
+        return plot_predictions(self, simulations, observables=observables or PANELS)
 
 
 def _exp(log: FloatArray) -> FloatArray:
