@@ -95,7 +95,9 @@ class Extrapolation:
     def plot(
         self, ax: Axes | None = None, *, theory: float | None = None, label: str = "simulation"
     ) -> Any:
-        """Draw the means over 1/n, the fit, its intercept with two standard errors, and theory at 0.
+        """Draw means over n^-p, the fit, its intercept with two standard errors, and theory at 0.
+
+        p is the power of the slowest correction, 1 for large pools.
 
         Parameters
         ----------
@@ -117,27 +119,39 @@ class Extrapolation:
         look = style(label)
         color, marker = look["color"], look["marker"]
         bars: dict[str, Any] = {"color": color, "linestyle": "none", "elinewidth": 0.9}
+        # Straight at 0 for the slowest correction, apart from its logarithm.
+        power = min(term[0] for term in self.terms)
+        x = self.widths**-power
         artists: dict[str, Any] = {
             "points": ax.errorbar(
-                1.0 / self.widths, self.means, yerr=2.0 * self.sems, marker=marker,
-                markersize=4.5, label=label, **bars,
+                x,
+                self.means,
+                yerr=2.0 * self.sems,
+                marker=marker,
+                markersize=4.5,
+                label=label,
+                **bars,
             )
-        }  # fmt: skip
-        # A square grid in 1/n: corrections such as n^(-1/2) are steep at 0.
-        inverse = (np.linspace(1e-4, 1.0, 200) ** 2) / float(self.widths.min())
-        (artists["curve"],) = ax.plot(inverse, self.at(1.0 / inverse), color=color, lw=0.9)
+        }
+        fine = np.linspace(1e-3, 1.0, 200) * x.max()
+        (artists["curve"],) = ax.plot(fine, self.at(fine ** (-1.0 / power)), color=color, lw=0.9)
         artists["intercept"] = ax.errorbar(
             0.0, self.intercept, yerr=2.0 * self.sem, marker=marker, markersize=5.5,
             markerfacecolor="white", **bars,
         )  # fmt: skip
         if theory is not None:
+            known = "theory" in ax.get_legend_handles_labels()[1]
             (artists["theory"],) = ax.plot(
                 0.0, theory, color="black", marker="x", markersize=8, linestyle="none", zorder=4,
-                label="theory",
+                label="_theory" if known else "theory",
             )  # fmt: skip
-        ticks = np.unique(self.widths)
-        ax.set_xticks([0.0, *(1.0 / ticks)], ["∞", *(f"{n:g}" for n in ticks)])
-        ax.set_xlabel("width $n$ (axis in $1/n$)")
+        ticks, places = ["∞"], [0.0]
+        for place, n in sorted(zip(x, self.widths, strict=True)):
+            if place - places[-1] > 0.06 * x.max():
+                places.append(float(place))
+                ticks.append(f"{n:g}")
+        ax.set_xticks(places, ticks)
+        ax.set_xlabel(f"width $n$ (axis in {'$1/n$' if power == 1.0 else f'$n^{{-{power:g}}}$'})")
         ax.set_ylabel(f"{self.observable.replace('_', ' ')}, layer {self.layer}")
         return Drawn(ax, artists)
 

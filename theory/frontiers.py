@@ -64,11 +64,11 @@ class Frontier:
         columns = {name: [getattr(point, name) for point in self.points] for name in names}
         return pd.DataFrame({"group_size": self.group_size, **columns})
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Any = None, *, label: str | None = None) -> Any:
         """Draw lambda against c*; see ``theory.plotting_maps``."""
         from theory.plotting_maps import plot_frontier
 
-        return plot_frontier(self, ax)
+        return plot_frontier(self, ax, label=label)
 
 
 def frontier(

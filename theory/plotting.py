@@ -87,7 +87,7 @@ _SIZED_LINES: tuple[Any, ...] = (
     (0, (6, 1)),
     (0, (4, 1, 1, 1, 1, 1)),
 )
-_SIZED_MARKERS = "*dH8pP"
+_SIZED_MARKERS = "*dPXv>"
 
 
 class Prediction(Protocol):
@@ -308,7 +308,9 @@ def plot_predictions(
             plot_prediction(prediction, ax, observable=observable, label=label)
         for label, simulation in (simulations or {}).items():
             plot_simulation(simulation, ax, observable=observable, label=label)
-    panels.flat[0].legend(frameon=False, fontsize="small")
+    panels.flat[0].legend(
+        handles=_legend_handles(predictions, simulations or {}), frameon=False, fontsize="small"
+    )
     return figure
 
 
@@ -348,6 +350,29 @@ def _theory(prediction: Prediction, observable: str) -> tuple[FloatArray, FloatA
     value = np.asarray(predicted, dtype=np.float64) / unit
     error = np.asarray(prediction.error.get(name, 0.0), dtype=np.float64) / unit
     return value, np.broadcast_to(error, value.shape)
+
+
+def _legend_handles(predictions: Mapping[str, Any], simulations: Mapping[str, Any]) -> list[Any]:
+    """One entry per name: its line where there is theory, its marker where there is a simulation."""
+    from matplotlib.lines import Line2D
+
+    handles = []
+    for name in dict.fromkeys([*predictions, *simulations]):
+        look = style(name)
+        line = look["linestyle"] if name in predictions else "none"
+        marker = look["marker"] if name in simulations else ""
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color=look["color"],
+                linestyle=line,
+                marker=marker,
+                markersize=3.5,
+                label=name,
+            )
+        )
+    return handles
 
 
 def _log10(value: FloatArray) -> FloatArray:

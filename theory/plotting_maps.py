@@ -170,13 +170,16 @@ def plot_frontier(frontier: Frontier, ax: Axes | None = None, *, label: str | No
     looks = [style(f"GN({size})") for size in frontier.group_size]
     (curve,) = ax.plot(c[drawn], growth[drawn], color=_GRAY, lw=1.0, zorder=1, label=label)
     points, labels = [], []
-    for size, x, y, look in zip(frontier.group_size, c, growth, looks, strict=True):
+    # From LayerNorm's end backwards, a label only where there is room beside the last one.
+    corner = np.array([1.0, 1.0])
+    extent = np.array([1.0 - c[drawn].min(), growth[drawn].max() - 1.0])
+    for size, x, y, look in reversed(list(zip(frontier.group_size, c, growth, looks, strict=True))):
         if not np.isfinite(y):
             continue
         (point,) = ax.plot(x, y, color=look["color"], marker=look["marker"], linestyle="none")
-        points.append(point)
-        # GroupNorm(64) and larger lie too near (1, 1) for labels of their own.
-        if x < 0.993:
+        points.insert(0, point)
+        if np.abs((np.array([x, y]) - corner) / extent).max() > 0.08:
+            corner = np.array([x, y])
             labels.append(
                 ax.annotate(
                     f"$G = {size}$", (x, y), (6, 4), textcoords="offset points", fontsize="small"
