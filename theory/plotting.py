@@ -359,7 +359,7 @@ def _legend_handles(predictions: Mapping[str, Any], simulations: Mapping[str, An
     handles = []
     for name in dict.fromkeys([*predictions, *simulations]):
         look = style(name)
-        line = look["linestyle"] if name in predictions else "none"
+        line: Any = look["linestyle"] if name in predictions else "none"
         marker = look["marker"] if name in simulations else ""
         handles.append(
             Line2D(

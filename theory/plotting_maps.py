@@ -169,7 +169,8 @@ def plot_frontier(frontier: Frontier, ax: Axes | None = None, *, label: str | No
     drawn = np.isfinite(growth)
     looks = [style(f"GN({size})") for size in frontier.group_size]
     (curve,) = ax.plot(c[drawn], growth[drawn], color=_GRAY, lw=1.0, zorder=1, label=label)
-    points, labels = [], []
+    points: list[Any] = []
+    labels: list[Any] = []
     # From LayerNorm's end backwards, a label only where there is room beside the last one.
     corner = np.array([1.0, 1.0])
     extent = np.array([1.0 - c[drawn].min(), growth[drawn].max() - 1.0])
@@ -178,7 +179,7 @@ def plot_frontier(frontier: Frontier, ax: Axes | None = None, *, label: str | No
             continue
         (point,) = ax.plot(x, y, color=look["color"], marker=look["marker"], linestyle="none")
         points.insert(0, point)
-        if np.abs((np.array([x, y]) - corner) / extent).max() > 0.08:
+        if np.abs((np.array([x, y]) - corner) / extent).max() > 0.12:
             corner = np.array([x, y])
             labels.append(
                 ax.annotate(

@@ -22,9 +22,9 @@ SHARED = (
 # The modules that compare with predictions, or draw them.
 BRIDGES = {
     "agreement", "case", "cases", "claim", "claim_figures", "claims", "comparison", "console",
-    "figures", "gallery", "networks", "predict", "predictions", "pytest_plugin", "report",
-    "report_claims", "residual_cases", "residual_figures", "simulate", "table", "tables", "testing",
-    "verdicts", "verify", "wrong_laws",
+    "figures", "gallery", "gallery_maps", "networks", "predict", "predictions", "pytest_plugin",
+    "report", "report_claims", "residual_cases", "residual_figures", "simulate", "table", "tables",
+    "testing", "verdicts", "verify", "wrong_laws",
 }  # fmt: skip
 # Third party first, then our own: the state and route protocols import no montecarlo.
 ROOTS = {"theory": Path(theory.__file__).parent, "montecarlo": Path(montecarlo.__file__).parent}
