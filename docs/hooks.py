@@ -27,16 +27,11 @@ _CODE = re.compile(r"<(pre|code|script|style)\b.*?</\1>", re.S)
 
 @event_priority(100)  # before the plugin that renders notebooks
 def on_files(files: Files, *, config: Any) -> Files:
-    """Add the checkout's ``notebooks/*.ipynb`` as pages."""
-    for path in sorted((_ROOT / "notebooks").glob("*.ipynb")):
-        files.append(
-            File(
-                str(path.relative_to(_ROOT)),
-                str(_ROOT),
-                config.site_dir,
-                config.use_directory_urls,
-            )
-        )
+    """Add the pages that live where readers of the checkout look for them."""
+    for folder, pattern in ((_ROOT, "notebooks/*.ipynb"), (_ROOT / "docs", "how-to/*.md")):
+        for path in sorted(folder.glob(pattern)):
+            name = str(path.relative_to(folder))
+            files.append(File(name, str(folder), config.site_dir, config.use_directory_urls))
     return files
 
 

@@ -74,5 +74,6 @@ def test_every_page_is_linked():
     pages = [path.relative_to(PAGES) for path in PAGES.rglob("*.md")]
     root = Path(__file__).parents[1]
     pages += [path.relative_to(root) for path in (root / "notebooks").glob("*.ipynb")]
+    pages += [path.relative_to(root / "docs") for path in (root / "docs" / "how-to").glob("*.md")]
     for page in pages:
         assert str(page) in menu
