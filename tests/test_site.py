@@ -10,7 +10,7 @@ import pytest
 import montecarlo
 import theory
 from montecarlo.cli import app
-from theory import symbolic
+from theory import symbolic, testing
 
 PAGES = Path(__file__).parents[1] / "docs" / "pages"
 REFERENCE = "\n".join(
@@ -23,7 +23,9 @@ def code_blocks(page):
     return re.findall(r"```python\n(.*?)```", text, flags=re.S)
 
 
-@pytest.mark.parametrize("package", [theory, montecarlo, symbolic], ids=lambda p: p.__name__)
+@pytest.mark.parametrize(
+    "package", [theory, montecarlo, symbolic, testing], ids=lambda p: p.__name__
+)
 def test_reference_has_every_public_name(package):
     # `::: package.name` is what mkdocstrings renders; values are listed as `package.name`.
     named = set(re.findall(r"^::: [\w.]+?\.(\w+)$", REFERENCE, flags=re.M))
@@ -35,7 +37,7 @@ def test_no_name_is_stale():
     for path in re.findall(r"^::: ([\w.]+)$", REFERENCE, flags=re.M):
         package, _, rest = path.partition(".")
         value = {"theory": theory, "montecarlo": montecarlo}[package]
-        if rest.startswith(("plotting", "fixed_points.")):
+        if rest.startswith(("plotting", "fixed_points.", "testing.")):
             module, _, name = path.rpartition(".")
             value = getattr(__import__(module, fromlist=[name]), name)
         else:
