@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from montecarlo.comparison import Comparison, compare
     from montecarlo.ensemble import simulate
+    from montecarlo.extrapolation import Extrapolation, extrapolate
     from montecarlo.grid import Grid, simulate_many
     from montecarlo.results import Estimate, Simulation, load
     from montecarlo.store import Store
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Comparison",
     "Estimate",
+    "Extrapolation",
     "Grid",
     "Simulation",
     "Store",
     "compare",
+    "extrapolate",
     "load",
     "simulate",
     "simulate_many",
@@ -34,6 +37,8 @@ _HOMES = {
     "Comparison": "comparison",
     "compare": "comparison",
     "simulate": "ensemble",
+    "Extrapolation": "extrapolation",
+    "extrapolate": "extrapolation",
     "Grid": "grid",
     "simulate_many": "grid",
     "Estimate": "results",

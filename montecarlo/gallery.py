@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from montecarlo import padding_figure, residual_figures
+from montecarlo import gallery_maps, padding_figure, residual_figures
 from montecarlo.ensemble import simulate
 from theory.errors import StoreError, out_of_domain
 from theory.plotting import plot_predictions
@@ -62,6 +62,8 @@ def _padding(seed: int, workers: int | None) -> Figure:
 FIGURES: Mapping[str, Callable[[int, int | None], Figure]] = MappingProxyType(
     {
         "overview": _overview,
+        "maps": gallery_maps.maps,
+        "width": gallery_maps.width,
         "residual-variance": _residual_variance,
         "residual-gradient": _residual_gradient,
         "padding": _padding,

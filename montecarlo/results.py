@@ -180,6 +180,12 @@ class Simulation:
             columns[f"{name}_sem"] = estimate.sem
         return pd.DataFrame(columns).set_index("layer")
 
+    def plot(self, ax: Any = None, *, observable: str = "similarity", label: str) -> Any:
+        """Draw means and bars of two standard errors; see ``theory.plotting.plot_simulation``."""
+        from theory.plotting import plot_simulation
+
+        return plot_simulation(self, ax, observable=observable, label=label)
+
     def save(self, path: str | Path) -> None:
         """Write ``path`` (JSON: provenance) and the samples beside it (.npz); never pickle."""
         target, arrays = _files(path)

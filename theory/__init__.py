@@ -46,7 +46,9 @@ from theory.errors import (
     StoreError,
 )
 from theory.fixed_points import FixedPoint, fixed_point, fixed_points
+from theory.frontiers import Frontier, frontier
 from theory.growth import GrowthLaw, branch_end_second_moment
+from theory.layer_maps import CorrelationMap, PhasePortrait, correlation_map, phase_portrait
 from theory.nf_scaling import nf_scaled
 from theory.recursion import predict, predict_many
 from theory.regimes import Regime, regime
@@ -119,6 +121,7 @@ __all__ = [
     "ORDERS",
     "Activation",
     "AveragePool",
+    "CorrelationMap",
     "CovarianceInputs",
     "CrossBatchSimilarity",
     "DataInputs",
@@ -128,12 +131,14 @@ __all__ = [
     "FixedPoint",
     "Flatten",
     "GlobalAveragePool",
+    "Frontier",
     "HypothesisError",
     "ImageInputs",
     "Layer",
     "NormcompassError",
     "Normalizer",
     "NumericalError",
+    "PhasePortrait",
     "Pool",
     "Prediction",
     "PredictionSet",
@@ -147,6 +152,7 @@ __all__ = [
     "abs",
     "batch_norm",
     "centered_weights",
+    "correlation_map",
     "cross_batch_similarity",
     "deep_norm_constants",
     "elu",
@@ -162,6 +168,7 @@ __all__ = [
     "from_covariance",
     "from_data",
     "from_json",
+    "frontier",
     "gaussian",
     "gelu",
     "group_norm",
@@ -174,6 +181,7 @@ __all__ = [
     "leaky_relu",
     "mean_centering",
     "nf_scaled",
+    "phase_portrait",
     "predict",
     "predict_many",
     "regime",

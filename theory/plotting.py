@@ -13,6 +13,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,7 +25,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PANELS", "plot_comparison", "plot_prediction", "plot_predictions", "style"]
+__all__ = [
+    "PANELS",
+    "Drawn",
+    "new_axes",
+    "plot_comparison",
+    "plot_prediction",
+    "plot_predictions",
+    "plot_simulation",
+    "style",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -67,10 +77,17 @@ _STYLES = {
     "SWS": ("green", "--", "h"),
     "WC": ("green", ":", "+"),
 }
-_SIZED = {
-    "GN": ("orange", ":", "*"),
-    "EvoNorm-S0": ("sky", "-.", "P"),
-}
+_SIZED = {"GN": "orange", "EvoNorm-S0": "sky"}
+# By log2 of the size, so that neighbors differ without color too.
+_SIZED_LINES: tuple[Any, ...] = (
+    ":",
+    (0, (1, 1, 4, 1)),
+    "--",
+    "-.",
+    (0, (6, 1)),
+    (0, (4, 1, 1, 1, 1, 1)),
+)
+_SIZED_MARKERS = "*dPXv>"
 
 
 class Prediction(Protocol):
@@ -92,15 +109,40 @@ class Prediction(Protocol):
         ...
 
 
+@dataclass(frozen=True, repr=False)
+class Drawn:
+    """What a plotting function drew: the axes, and the artists by name."""
+
+    ax: Axes
+    artists: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        """Artist, or list of artists, of this name."""
+        return self.artists[name]
+
+    def __repr__(self) -> str:
+        return f"Drawn({', '.join(self.artists)})"
+
+
+def new_axes(ax: Axes | None) -> Axes:
+    """``ax``, or new axes in a figure of their own."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(layout="constrained")[1]
+
+
 def style(label: str) -> dict[str, Any]:
     """Color, line style and marker of a normalizer's name, the same in every figure.
 
     Parameters
     ----------
     label
-        A name of ``theory.zoo``; a sized name, such as GN(32), in which the hue darkens with the
-        logarithm of the size; either with something after a comma, an order of a residual network, which
-        changes nothing; any other name gets one of the hues, by a hash of the name.
+        A name of ``theory.zoo``; a sized name, such as GN(32), in which the hue darkens and line and
+        marker change with the logarithm of the size; either with something after a comma, an order of
+        a residual network, which changes nothing; any other name gets one of the hues, by a hash of
+        the name.
 
     Returns
     -------
@@ -113,9 +155,13 @@ def style(label: str) -> dict[str, Any]:
         return {"color": _HUES[hue], "linestyle": line, "marker": marker}
     sized = re.fullmatch(r"(GN|EvoNorm-S0)\((\d+)\)", label)
     if sized:
-        hue, line, marker = _SIZED[sized[1]]
-        darkness = min(math.log2(max(int(sized[2]), 1)) / 12.0, 1.0)
-        return {"color": _darker(_HUES[hue], darkness), "linestyle": line, "marker": marker}
+        octaves = math.log2(max(int(sized[2]), 1))
+        index = round(octaves) % len(_SIZED_LINES)
+        return {
+            "color": _darker(_HUES[_SIZED[sized[1]]], min(octaves / 8.0, 1.0)),
+            "linestyle": _SIZED_LINES[index],
+            "marker": _SIZED_MARKERS[index],
+        }
     digest = hashlib.sha256(label.encode()).digest()
     hue = tuple(_HUES)[digest[0] % len(_HUES)]
     return {"color": _HUES[hue], "linestyle": "-.", "marker": "osD^v<>pP"[digest[1] % 9]}
@@ -127,7 +173,7 @@ def plot_prediction(
     *,
     observable: str = "similarity",
     label: str | None = None,
-) -> Axes:
+) -> Drawn:
     """Draw one observable over the layers 1, ..., L.
 
     Parameters
@@ -144,8 +190,8 @@ def plot_prediction(
 
     Returns
     -------
-    Axes
-        A shaded band shows the stated error where it is wide enough to be seen.
+    Drawn
+        ``line``, and ``band``: the stated error, where it is wide enough to be seen.
 
     Raises
     ------
@@ -153,22 +199,76 @@ def plot_prediction(
         Unknown observable.
     """
     axis_label = _axis_label(observable)
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        _, ax = plt.subplots(layout="constrained")
+    ax = new_axes(ax)
     name = prediction.label if label is None else label
     look = style(name)
     layers = np.arange(1, prediction.depth + 1)
     value, error = _theory(prediction, observable)
-    ax.plot(layers, value, color=look["color"], linestyle=look["linestyle"], label=name)
+    (line,) = ax.plot(layers, value, color=look["color"], linestyle=look["linestyle"], label=name)
     with np.errstate(invalid="ignore"):  # an infinite moment has no band
         low, high = value - error, value + error
-    ax.fill_between(layers, low, high, color=look["color"], alpha=0.2, lw=0)
+    band = ax.fill_between(layers, low, high, color=look["color"], alpha=0.2, lw=0)
     ax.locator_params(axis="x", integer=True)
     ax.set_xlabel("layer")
     ax.set_ylabel(axis_label)
-    return ax
+    return Drawn(ax, {"line": line, "band": band})
+
+
+def plot_simulation(
+    simulation: Any,
+    ax: Axes | None = None,
+    *,
+    observable: str = "similarity",
+    label: str,
+) -> Drawn:
+    """Draw one observable's means over the networks, with bars of two standard errors.
+
+    Parameters
+    ----------
+    simulation
+        What ``simulate`` returned.
+    ax, observable
+        As for ``plot_prediction``.
+    label
+        Name for the color.
+
+    Returns
+    -------
+    Drawn
+        ``points``: means and bars.
+
+    Raises
+    ------
+    SpecificationError
+        Unknown observable.
+    """
+    axis_label = _axis_label(observable)
+    ax = new_axes(ax)
+    estimate = getattr(simulation, observable)
+    mean = np.asarray(estimate.mean, dtype=np.float64)
+    half_width = 2.0 * np.asarray(estimate.sem, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        low, high = mean - half_width, mean + half_width
+    if observable in _LOGARITHMIC:
+        # A bar that reaches below zero has no logarithm: it is drawn as NaN, that is, not drawn.
+        low, mean, high = (_log10(value) for value in (low, mean, high))
+    look = style(label)
+    with np.errstate(invalid="ignore"):
+        bars = np.stack([mean - low, high - mean])
+    points = ax.errorbar(
+        np.arange(1, len(mean) + 1),
+        mean,
+        yerr=bars,
+        color=look["color"],
+        marker=look["marker"],
+        markersize=3.5,
+        linestyle="none",
+        elinewidth=0.8,
+    )
+    ax.locator_params(axis="x", integer=True)
+    ax.set_xlabel("layer")
+    ax.set_ylabel(axis_label)
+    return Drawn(ax, {"points": points})
 
 
 def plot_predictions(
@@ -207,8 +307,10 @@ def plot_predictions(
         for label, prediction in predictions.items():
             plot_prediction(prediction, ax, observable=observable, label=label)
         for label, simulation in (simulations or {}).items():
-            _plot_simulation(simulation, ax, observable=observable, label=label)
-    panels.flat[0].legend(frameon=False, fontsize="small")
+            plot_simulation(simulation, ax, observable=observable, label=label)
+    panels.flat[0].legend(
+        handles=_legend_handles(predictions, simulations or {}), frameon=False, fontsize="small"
+    )
     return figure
 
 
@@ -250,28 +352,27 @@ def _theory(prediction: Prediction, observable: str) -> tuple[FloatArray, FloatA
     return value, np.broadcast_to(error, value.shape)
 
 
-def _plot_simulation(simulation: Any, ax: Axes, *, observable: str, label: str) -> None:
-    estimate = getattr(simulation, observable)
-    mean = np.asarray(estimate.mean, dtype=np.float64)
-    half_width = 2.0 * np.asarray(estimate.sem, dtype=np.float64)
-    with np.errstate(invalid="ignore"):
-        low, high = mean - half_width, mean + half_width
-    if observable in _LOGARITHMIC:
-        # A bar that reaches below zero has no logarithm: it is drawn as NaN, that is, not drawn.
-        low, mean, high = (_log10(value) for value in (low, mean, high))
-    look = style(label)
-    with np.errstate(invalid="ignore"):
-        bars = np.stack([mean - low, high - mean])
-    ax.errorbar(
-        np.arange(1, len(mean) + 1),
-        mean,
-        yerr=bars,
-        color=look["color"],
-        marker=look["marker"],
-        markersize=3.5,
-        linestyle="none",
-        elinewidth=0.8,
-    )
+def _legend_handles(predictions: Mapping[str, Any], simulations: Mapping[str, Any]) -> list[Any]:
+    """One entry per name: its line where there is theory, its marker where there is a simulation."""
+    from matplotlib.lines import Line2D
+
+    handles = []
+    for name in dict.fromkeys([*predictions, *simulations]):
+        look = style(name)
+        line: Any = look["linestyle"] if name in predictions else "none"
+        marker = look["marker"] if name in simulations else ""
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color=look["color"],
+                linestyle=line,
+                marker=marker,
+                markersize=3.5,
+                label=name,
+            )
+        )
+    return handles
 
 
 def _log10(value: FloatArray) -> FloatArray:

@@ -125,6 +125,26 @@ class Prediction:
         """tr M / ||M||_2 of the cosine matrix M of the samples."""
         return np.asarray(type(self.states[0]).stable_rank(self.states))
 
+    @cached_property
+    def spectrum(self) -> FloatArray:
+        """Eigenvalues of the cosine matrix M of the samples, descending, shape (depth, B).
+
+        Exchangeable samples: 1 + (B-1)s once, 1 - s in full relative precision B-1 times.  Data: to B
+        roundings of the largest.
+        """
+        gap = np.array([state.gap for state in self.states])
+        b = self.inputs.batch
+        if b > 4096:
+            raise out_of_domain(
+                "batch", b, "at most 4096 for a spectrum", "use stable_rank instead"
+            )
+        if gap.ndim == 3:
+            return np.asarray(np.linalg.eigvalsh(1.0 - gap)[:, ::-1], dtype=np.float64)
+        b = int(b)
+        values = np.repeat(gap[:, None], b, axis=1)
+        values[:, 0] = b - (b - 1) * gap
+        return np.sort(values, axis=1)[:, ::-1]
+
     @property
     def log_preactivation_second_moment(self) -> FloatArray:
         """log E[h^2], mean over samples."""
@@ -278,6 +298,12 @@ class Prediction:
 
         return plot_prediction(self, ax, observable=observable)
 
+    def plot_spectrum(self, ax: Any = None, *, layers: Sequence[int] | None = None) -> Any:
+        """Draw ``spectrum`` for some layers; see ``theory.plotting_maps.plot_spectrum``."""
+        from theory.plotting_maps import plot_spectrum
+
+        return plot_spectrum(self, ax, layers=layers)
+
     def save(self, path: str | Path) -> None:
         """Write ``path`` (JSON: specifications, routes, provenance) and its ``.npz`` (arrays)."""
         from theory.storage import save_prediction
@@ -330,11 +356,16 @@ class PredictionSet(Mapping[str, Prediction]):
             frames.append(frame)
         return pd.concat(frames, ignore_index=True)
 
-    def plot(self) -> Any:
+    def plot(
+        self,
+        simulations: Mapping[str, Any] | None = None,
+        *,
+        observables: Sequence[str] | None = None,
+    ) -> Any:
         """Draw all predictions, one panel per observable; see ``theory.plotting.plot_predictions``."""
-        from theory.plotting import plot_predictions
+        from theory.plotting import PANELS, plot_predictions
 
-        return plot_predictions(self)
+        return plot_predictions(self, simulations, observables=observables or PANELS)
 
 
 def _name_of(layer: Layer) -> str:

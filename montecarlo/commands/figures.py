@@ -26,7 +26,7 @@ def figures(
     workers: WORKERS = None,
     quiet: QUIET = False,
 ) -> None:
-    """Draw the project's figures: overview, residual-variance, residual-gradient, padding.
+    """Draw the figures: overview, maps, width, residual-variance, residual-gradient, padding.
 
     Example: normcompass figures --out figures --only residual-variance
     """

@@ -79,8 +79,8 @@ def test_plots(comparison: mc.Comparison, tmp_path: Path) -> None:
         {"BN": net(th.batch_norm()), "LN": net(th.layer_norm())}, INPUTS
     ).plot()
     assert len(figure.axes[0].lines) == 2
-    ax = comparison.prediction.plot(observable="gradient_norm")
-    assert ax.get_xlabel() == "layer"
+    drawn = comparison.prediction.plot(observable="gradient_norm")
+    assert drawn.ax.get_xlabel() == "layer"
     with pytest.raises(th.SpecificationError, match="observable"):
         comparison.prediction.plot(observable="nonsense")
     assert dict(mpl.rcParams) == before

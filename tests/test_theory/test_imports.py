@@ -13,12 +13,16 @@ import montecarlo
 import theory
 
 HEAVY = ("sympy", "matplotlib", "pandas", "numba", "dask", "torch", "hypothesis", "scipy.optimize")
-# What the simulation may know of the theory package: specifications, the program, errors, versions.
-SHARED = ("theory.specs", "theory.program", "theory.errors", "theory.provenance", "theory.zoo")
+# What the simulation may know of the theory package: specifications, the program, errors, versions,
+# and how curves are drawn.
+SHARED = (
+    "theory.specs", "theory.program", "theory.errors", "theory.provenance", "theory.zoo",
+    "theory.plotting",
+)  # fmt: skip
 # The modules that compare with predictions, or draw them.
 BRIDGES = {
     "agreement", "case", "cases", "claim", "claim_figures", "claims", "comparison", "console",
-    "coverage", "figures", "gallery", "networks", "padding_figure", "predict", "predictions",
+    "coverage", "figures", "gallery", "gallery_maps", "networks", "padding_figure", "predict", "predictions",
     "pytest_plugin", "report", "report_claims", "residual_cases", "residual_figures", "simulate",
     "table", "tables", "testing", "verdicts", "verify", "wrong_laws",
 }  # fmt: skip
