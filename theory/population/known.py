@@ -8,6 +8,8 @@ closed form
     With GN and one map x -> W phi(x), phi positively homogeneous, also gradients: the process is symmetric
     under x -> -x, so that E[phi'(x)^2 | |x|, |N|, ...] is its mean, and gradients of different channels
     are uncorrelated over the skip; each block multiplies by a^2 + b^2 T/q as if x were Gaussian.
+random flight
+    Gradients of x + b N(F(N(x))), N over a finite pool (sandwich): see ``flights``.
 
 Everything else is left to populations.
 """
@@ -22,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import SpecificationError
+from theory.population.flights import flight_law, flight_refusal
 from theory.population.spheres import initial
 from theory.population.walks import branch_gradient, walk, walk_refusal
 from theory.specs.inputs import ExchangeableInputs
@@ -45,6 +48,7 @@ class Known(NamedTuple):
     log_gradient: FloatArray | None = None
     log_branch_gradient: FloatArray | None = None
     error: float = 0.0
+    gradient_route: str = ""
 
     def routes(self) -> Mapping[str, str]:
         """Route by observable."""
@@ -54,7 +58,9 @@ class Known(NamedTuple):
         if self.gap is not None:
             found |= dict.fromkeys(("gap", "similarity", "stable_rank", "variance"), self.route)
         if self.log_gradient is not None:
-            found |= dict.fromkeys(("gradient_norm", "branch_gradient_norm"), self.route)
+            found |= dict.fromkeys(
+                ("gradient_norm", "branch_gradient_norm"), self.gradient_route or self.route
+            )
         return found
 
 
@@ -105,6 +111,14 @@ def _added(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> 
         contrast = fading * start.second_moment * start.gap
         gap = (contrast + added * steps * inputs.batch / (inputs.batch - 1.0)) / second
     found = Known("closed form", np.log(second), gap, error=_ROUNDING * network.depth)
+    if backward and flight_refusal(network, inputs) is None:
+        law = flight_law(network, inputs)
+        return found._replace(
+            log_gradient=np.log(law.gradient),
+            log_branch_gradient=np.log(law.branch_gradient),
+            error=max(found.error, law.error),
+            gradient_route="random flight",
+        )
     activation = network.layer.activation
     symmetric = activation.ray_slopes is not None and activation.shift == 0.0 and not start.mean
     alone = network.order == "branch_end_norm" and network.maps == 1 and not norm.pool.samples

@@ -31,13 +31,19 @@ POPULATIONS = 8
 
 
 def predict_population(
-    network: Network, inputs: Inputs, kind: Regime, *, departure: str, backward: bool
+    network: Network,
+    inputs: Inputs,
+    kind: Regime,
+    *,
+    departure: str,
+    backward: bool,
+    refine: int = 1,
 ) -> Prediction:
     """Predict a network whose stream is not Gaussian, with a standard error over populations.
 
     Parameters
     ----------
-    network, inputs, backward
+    network, inputs, backward, refine
         As for ``predict``.
     kind
         The regime.
@@ -57,12 +63,14 @@ def predict_population(
         )
     walks = sphere_refusal(network, feature_mean=inputs.feature_mean) is None
     if isinstance(network, Residual) and walks:
-        return _sphere(network, inputs, kind, backward=backward)
+        return _sphere(network, inputs, kind, backward=backward, refine=refine)
     endless = kind.status == "infinite"
     exact = known(network, inputs, backward=backward and not endless)
     sampled = backward and not endless and exact.log_gradient is None
     try:
-        found = population(network, inputs, populations=POPULATIONS, seed=SEED, backward=sampled)
+        found = population(
+            network, inputs, populations=POPULATIONS, seed=SEED, backward=sampled, refine=refine
+        )
     except HypothesisError as error:
         raise HypothesisError(f"{departure}: {error}") from error
     assert found.preactivation is not None
@@ -87,20 +95,21 @@ def predict_population(
         routes=exact.routes(),
         settings={
             "seed": str(SEED),
-            "populations": str(POPULATIONS),
+            "populations": str(refine * POPULATIONS),
             "channels": str(found.channels),
         },
     )
 
 
 def _sphere(
-    network: Residual, inputs: ExchangeableInputs, kind: Regime, *, backward: bool
+    network: Residual, inputs: ExchangeableInputs, kind: Regime, *, backward: bool, refine: int
 ) -> Prediction:
     """Post-norm with GN or BN: exact but for the gaps of GN, which are sampled."""
     # A few seconds however deep.
-    chains = int(min(max(4_000_000 / network.depth, 2048), 32768))
+    chains = refine * int(min(max(4_000_000 / network.depth, 2048), 32768))
+    populations = refine * POPULATIONS
     streams, maps = sphere_states(
-        network, inputs, populations=POPULATIONS, chains=chains, seed=SEED
+        network, inputs, populations=populations, chains=chains, seed=SEED
     )
     observed = Exchangeable.observe(streams + maps)
     for values in observed:
@@ -115,7 +124,7 @@ def _sphere(
         signal = (0.5 * law.log_gradient, error, 0.5 * law.log_branch_gradient, error)
     sampled = any(state.gap_error for state in streams)
     names = ("gap", "similarity", "stable_rank", "variance", "preactivation_correlation")
-    settings = {"populations": str(POPULATIONS), "chains": str(chains), "seed": str(SEED)}
+    settings = {"populations": str(populations), "chains": str(chains), "seed": str(SEED)}
     return Prediction(
         network=network,
         inputs=inputs,

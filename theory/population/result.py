@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,14 @@ from theory.program import NormAct, Operation, lower
 from theory.specs.inputs import ExchangeableInputs
 from theory.specs.networks import Network
 from theory.states.base import Observables
+from theory.states.population import Modes
 
 __all__ = ["Averages", "PopulationResult", "averaged", "population", "propagate"]
 
 FloatArray = NDArray[np.float64]
+
+# Activations followed at a time: arrays stay in the processor's cache, tapes in memory.
+_TOGETHER = 120_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +97,7 @@ def population(
     populations: int = 8,
     seed: int = 0,
     backward: bool = True,
+    refine: int = 1,
 ) -> PopulationResult:
     """Follow ``network`` as P populations of M channels: any stream, Gaussian or not.
 
@@ -108,6 +114,8 @@ def population(
         M, by default ``default_channels``.
     populations, seed, backward
         As for ``follow``.
+    refine
+        This many times as many populations, of this many times as many channels.
 
     Raises
     ------
@@ -122,11 +130,13 @@ def population(
     start = Start(
         _samples(operations, inputs.batch), inputs.second_moment, inputs.gap, inputs.feature_mean
     )
+    if channels is None:
+        channels = default_channels(operations, start.batch, refine=refine)
     return propagate(
         operations,
         start,
         channels=channels,
-        populations=populations,
+        populations=refine * populations,
         seed=seed,
         backward=backward,
         batch=inputs.batch,
@@ -145,8 +155,22 @@ def propagate(
 ) -> PopulationResult:
     """The same for a list of operations; ``batch`` (default: the start's) is what observables say."""
     size = channels if channels is not None else default_channels(operations, start.batch)
-    forwards, backwards = follow(
-        operations, start, channels=size, populations=populations, seed=seed, backward=backward
+    together = max(1, populations // min(8, max(2, _TOGETHER // (size * start.batch))))
+    groups = [populations // together + (k < populations % together) for k in range(together)]
+    found = [
+        # Groups of 2^32 seeds: no seed asked for is another one's group.
+        follow(
+            operations,
+            start,
+            channels=size,
+            populations=count,
+            seed=seed + (k << 32),
+            backward=backward,
+        )
+        for k, count in enumerate(groups)
+    ]
+    forwards, backwards = (
+        [_joined(r) for r in zip(*f, strict=True)] for f in zip(*found, strict=True)
     )
     stream, pre = _split(forwards)
     gradient, branch = _split(backwards)
@@ -161,14 +185,34 @@ def propagate(
     )
 
 
-def default_channels(operations: tuple[Operation, ...], batch: int) -> int:
-    """About 12,000 activations per population: 1,000 blocks in seconds; a multiple of two of every group."""
+def default_channels(operations: tuple[Operation, ...], batch: int, *, refine: int = 1) -> int:
+    """About 12,000 activations per population (times ``refine``), a multiple of two of every group.
+
+    1,000 blocks take seconds.
+    """
     group = 2
     for op in set(operations):
         if isinstance(op, NormAct) and op.norm is not None and op.norm.pool.channels != math.inf:
             group = math.lcm(group, 2 * int(op.norm.pool.channels))
-    wanted = max(512, 12288 // batch)
+    wanted = refine * max(512, 12288 // batch)
     return -(-wanted // group) * group
+
+
+def _joined(records: Sequence[Record]) -> Record:
+    """One marker's records of all groups, in the largest of their units."""
+    exponent = max(r.exponent for r in records)
+    down = [r.exponent - exponent for r in records]
+
+    def joined(values: Sequence[FloatArray], power: int) -> FloatArray:
+        return np.concatenate([np.ldexp(v, power * d) for v, d in zip(values, down, strict=True)])
+
+    first = records[0]
+    squares = Modes(
+        joined([r.modes.mean for r in records], 2),
+        joined([r.modes.contrast for r in records], 2),
+        first.modes.batch,
+    )
+    return Record(first.what, squares, joined([r.mean for r in records], 1), exponent)
 
 
 def _samples(operations: tuple[Operation, ...], batch: float) -> int:
