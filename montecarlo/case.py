@@ -40,7 +40,8 @@ class Control:
     """A plausible mistake: the prediction for another network put in the place of the true one.
 
     It is judged where it differs most from the true one, or in the ``quantity`` that it is about.  A
-    mistake in a formula instead of a network is a ``law``: (batch, depth) -> that quantity over depth.
+    mistake in a formula instead of a network is a ``law``: (batch, right values of that quantity over
+    depth) -> wrong ones.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Control:
     layer: Layer
     architecture: Architecture = _feed_forward
     quantity: str | None = None
-    law: Callable[[int, int], FloatArray] | None = None
+    law: Callable[[int, FloatArray], FloatArray] | None = None
 
     def network(self, depth: int, inputs: Inputs) -> Network:
         """The wrong network of this depth."""

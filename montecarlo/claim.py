@@ -29,7 +29,7 @@ class Claim:
     exact
         What theory says exactly.
     number
-        Its value, computed; None where it is a whole sequence.
+        A value of it, from the library or the formula's constants; None where it is a whole sequence.
     cases
         Ids of cases of ``verify``.
     quantities

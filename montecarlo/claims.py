@@ -1,8 +1,8 @@
 """Claims as data: every finding of the paper split into what can be checked, and ours beside it.
 
 A claim names the cases of ``verify`` that bear on it and the quantities that decide it; prediction, margin
-and width law are those of the cases (``cases``, ``margins``, ``verdicts``).  ``number`` is what theory
-says exactly, computed by the library when asked.  Where theory departs from the paper, ``deviation``
+and width law are those of the cases (``cases``, ``margins``, ``verdicts``).  ``number`` is a
+value of what theory says exactly, evaluated when asked.  Where theory departs from the paper, ``deviation``
 says how, and which intervention shows the cause.
 
 The paper: Lubana, Tanaka & Dick 2021, arXiv 2106.05956.
@@ -98,15 +98,13 @@ _VARIANCE_CLAIMS = (
         id="i.variance-norm",
         statement="Variance Normalization grows faster than linearly in fully connected networks.",
         source=_BEFORE,
-        exact="a branch adds q/(q − p); as samples become alike, q_l ~ l log² l",
+        exact="a branch adds (B q/(q − p) − 2)/(B − 3), more as samples become alike; q/(q − p) at B = ∞",
         cases=_residual("VN, pre-activation"),
         quantities=("second_moment",),
         deviation=(
-            "The paper counts every activation-based normalizer as linear.  VN divides by the "
-            "deviation over the batch but does not subtract the mean: as samples become alike the "
-            "deviation vanishes against the second moment, and branches grow.  The intervention is "
-            "centering: BN, the same layer with the mean subtracted, is linear (i.linear), and the "
-            "control 'BN for VN' is rejected."
+            "The paper counts every activation-based normalizer as linear.  VN divides by the deviation "
+            "over the batch without subtracting the mean: as samples become alike, branches grow.  The "
+            "intervention is centering: BN is linear (i.linear), and 'BN for VN' is rejected."
         ),
     ),
     Claim(
@@ -134,11 +132,11 @@ _VARIANCE_CLAIMS = (
         exact="plain: base 1 + β²; BN: q_l = q₀ + β² l",
         number=lambda: 1.04,
         cases=_residual("plain, ReZero under way", "BN, LayerScale 0.1"),
-        quantities=_VARIANCE,
+        quantities=(*_VARIANCE, "gradient", "gradient_total"),
     ),
     Claim(
         id="i.nf-scaling",
-        statement="NF scaling makes unnormalized residual networks as good as normalized ones.",
+        statement="NF scaling makes the variance of unnormalized residual networks grow linearly.",
         source="Brock, De & Smith 2021; theory notes, section 5",
         exact="branches see x/√q_l with the predicted q_l: q_l = q₀ + l",
         cases=_residual("plain, NF scaling", "SWS, NF scaling"),
@@ -151,7 +149,7 @@ _SIMILARITY_CLAIMS = (
         id="ii.group-norm",
         statement="GroupNorm keeps samples dissimilar: its correlation map has a fixed point below 1.",
         source=_ALIKE,
-        exact="c' = E κ₁(r), r ~ Hotelling(c, G−1); s* for G = 6:",
+        exact="c' = E κ₁(r), r ~ Hotelling(c, G−1); s* for G = 6",
         number=lambda: fixed_point(FeedForward(Layer(norm=group_norm(6)), depth=1)).similarity,
         cases=(*_on_batches("GN(6)"), "GN(4)/synthetic"),
         quantities=_SIMILAR,
@@ -160,7 +158,7 @@ _SIMILARITY_CLAIMS = (
         id="ii.group-size",
         statement="The larger the group, the more alike samples become, up to LayerNorm.",
         source=_ALIKE,
-        exact="s* over 16 positions for G = 1 (IN), 2, 8 rises to 1; for G = 1:",
+        exact="s* over 16 positions for G = 1 (IN), 2, 8 rises to 1; s* for G = 1",
         number=lambda: (
             fixed_point(FeedForward(Layer(norm=instance_norm()), depth=1), positions=16).similarity
         ),
@@ -171,7 +169,7 @@ _SIMILARITY_CLAIMS = (
         id="ii.layer-norm",
         statement="LayerNorm, RMSNorm and networks without a normalizer make samples collapse.",
         source=_ALIKE,
-        exact="c' = κ₁(c), hence 1 − c_l → 9π²/(2 l²); l² (1 − c_l) →",
+        exact="c' = κ₁(c), hence 1 − c_l → 9π²/(2 l²) far beyond these depths; limit of l² (1 − c_l)",
         number=lambda: 4.5 * math.pi**2,
         cases=_on_batches("LN", "RMSNorm", "plain"),
         quantities=_SIMILAR,
@@ -180,7 +178,7 @@ _SIMILARITY_CLAIMS = (
         id="ii.batch-norm",
         statement="BatchNorm brings exchangeable batches to one similarity in a single layer.",
         source=_ALIKE,
-        exact="s* = κ₁(−1/(B−1)) → 1/π; for B = 8:",
+        exact="s* = κ₁(−1/(B−1)) → 1/π; for B = 8",
         number=lambda: 1.0 - float(ray_gap(1.0 + 1.0 / 7.0, slopes=(1.0, 0.0))),
         cases=_on_batches("BN"),
         quantities=_SIMILAR,
@@ -189,7 +187,7 @@ _SIMILARITY_CLAIMS = (
         id="ii.parametric",
         statement="SWS and WN separate samples as BatchNorm does: correlations tend to 0.",
         source=_ALIKE,
-        exact="c' = (κ₁(c) − 1/π)/(1 − 1/π); SWS: s* =",
+        exact="c' = (κ₁(c) − 1/π)/(1 − 1/π); SWS: s*",
         number=lambda: _settled("SWS"),
         cases=_on_batches("SWS", "WN", "WC"),
         quantities=("similarity",),
@@ -216,16 +214,16 @@ _GRADIENT_CLAIMS = (
         id="iii.group-norm",
         statement="Gradients through GroupNorm explode, the faster the smaller the group.",
         source=_EXPLODE,
-        exact="λ = (G−2)/(G−3); for G = 6:",
+        exact="λ = (G−2)/(G−3); for G = 6",
         number=lambda: _growth(Layer(norm=group_norm(6))),
-        cases=_on_batches("GN(6)"),
+        cases=(*_on_batches("GN(6)"), "GN(4)/synthetic"),
         quantities=("gradient",),
     ),
     Claim(
         id="iii.heavy-tail",
-        statement="At G = 4 squared gradients have a mean but no variance.",
+        statement="At G = 4 the squared gradient has a mean, which finite widths approach only as n^(−1/2).",
         source=_NOTES + "4, heavy tails",
-        exact="λ = (G−2)/(G−3) for G = 4, approached as n^(−1/2):",
+        exact="λ = (G−2)/(G−3) for G = 4, approached as n^(−1/2)",
         number=lambda: _growth(Layer(norm=group_norm(4))),
         cases=("GN(4)/synthetic",),
         quantities=("gradient",),
@@ -234,7 +232,7 @@ _GRADIENT_CLAIMS = (
         id="iii.batch-norm",
         statement="Gradients through BatchNorm explode, the faster the smaller the batch.",
         source=_EXPLODE,
-        exact="λ_B → π/(π−1); for B = 8:",
+        exact="λ_B → π/(π−1); for B = 8",
         number=lambda: _growth(zoo["BN"], batch=8),
         cases=_on_batches("BN"),
         quantities=("gradient",),
@@ -243,7 +241,7 @@ _GRADIENT_CLAIMS = (
         id="iii.instance-norm",
         statement="InstanceNorm explodes over S positions as BatchNorm does over S samples.",
         source=_EXPLODE,
-        exact="λ_IN(S) = λ_B at B = S; for S = 16:",
+        exact="λ_IN(S) = λ_B at B = S; for S = 16",
         number=lambda: _growth(Layer(norm=instance_norm()), positions=16),
         cases=_ring("IN"),
         quantities=("gradient",),
@@ -252,7 +250,7 @@ _GRADIENT_CLAIMS = (
         id="iii.group-size",
         statement="Growing the group tames the gradient.",
         source=_EXPLODE,
-        exact="λ over 16 positions falls from G = 1 over 2 to 8; for G = 8:",
+        exact="λ over 16 positions falls from G = 1 over 2 to 8; for G = 8",
         number=lambda: _growth(Layer(norm=group_norm(8)), positions=16),
         cases=_ring("IN", "GN(2)", "GN(8)"),
         quantities=("gradient",),
@@ -281,7 +279,7 @@ _OUR_CLAIMS = (
         id="ours.sws-is-bn",
         statement="SWS equals BatchNorm with an infinite batch, forward and backward.",
         source=_NOTES + "4",
-        exact="s* = 1/π, λ = π/(π−1) =",
+        exact="s* = 1/π, λ = π/(π−1)",
         number=lambda: _growth(zoo["SWS"]),
         cases=_on_batches("SWS", "WC"),
         quantities=("similarity", "gradient"),
@@ -294,22 +292,21 @@ _OUR_CLAIMS = (
         cases=_on_batches("VN"),
         quantities=_SIMILAR,
         deviation=(
-            "The paper remarks that VN behaves like BatchNorm.  It does not separate samples without "
-            "positions: what does is centering.  The intervention: MC, which centers and does not "
-            "divide, reaches BatchNorm's similarity (ours.centering)."
+            "The paper remarks that VN behaves like BatchNorm.  Without positions it does not separate "
+            "samples.  The intervention: MC, which only centers, does (ours.centering)."
         ),
     ),
     Claim(
         id="ours.centering",
-        statement="Centering alone separates samples as BatchNorm does.",
+        statement="Centering alone brings exchangeable batches to BatchNorm's similarity.",
         source=_NOTES + "4",
         exact="MC has BN's correlation map, its second moment decays",
-        cases=_on_batches("MC"),
-        quantities=("similarity", "growth"),
+        cases=("MC/synthetic",),
+        quantities=("similarity", "growth", "gradient"),
     ),
     Claim(
         id="ours.weight-norm-marginal",
-        statement="WN's second moment is only marginally stable.",
+        statement="WN's second moment is only marginally stable: above 1 it grows.",
         source=_NOTES + "4",
         exact="q' = q + (√q − 1)²/(π−1): attracting from below, repelling from above",
         cases=_on_batches("WN"),
@@ -319,7 +316,7 @@ _OUR_CLAIMS = (
         id="ours.evonorm",
         statement="EvoNorm's fixed points, forward and backward.",
         source=_NOTES + "4, EvoNorm",
-        exact="S0: s* =",
+        exact="S0: s*",
         number=lambda: _settled("EvoNorm-S0"),
         cases=_on_batches("EvoNorm-S0", "EvoNorm-B0"),
         quantities=("similarity", "gradient"),
@@ -328,7 +325,7 @@ _OUR_CLAIMS = (
         id="ours.residual-exponents",
         statement="Gradients of normalized residual networks grow as powers of depth, not as λ^L.",
         source=_NOTES + "5",
-        exact="L^λ: GN(6) L^(4/3), LN L, BN L^λ_B; λ_B for B = 8:",
+        exact="L^λ: GN(6) L^(4/3), LN L, BN L^λ_B; λ_B for B = 8",
         number=lambda: _growth(zoo["BN"], batch=8),
         cases=_residual(
             "BN, pre-activation",
@@ -344,25 +341,49 @@ _OUR_CLAIMS = (
         id="ours.residual-bases",
         statement="Unnormalized residual gradients grow exponentially, with SWS faster than signals.",
         source=_NOTES + "5",
-        exact="plain 2; SWS and WN 1 + π/(π−1) =",
+        exact="plain 2; SWS and WN 1 + π/(π−1)",
         number=lambda: 1.0 + _growth(zoo["SWS"]),
         cases=_residual("plain, pre-activation", "SWS, pre-activation", "WN, pre-activation"),
         quantities=("gradient",),
     ),
     Claim(
-        id="ours.transformers",
-        statement="Where Transformers put their norms decides whether variance and gradients grow.",
+        id="ours.remedies-gradients",
+        statement="Remedies bound gradients, or make them grow as powers of depth.",
         source=_NOTES + "5",
-        exact="pre-norm, branch-end norm and sandwich: linear; post-norm and DeepNorm: q = 1",
+        exact="β = 0 and Fixup: 1; β = 1/√L: e, with SWS e^(π/(π−1)); NF scaling: L, with SWS L^(π/(π−1)); "
+        "e^(π/(π−1))",
+        number=lambda: math.exp(_growth(zoo["SWS"])),
+        cases=_residual(
+            "plain, SkipInit",
+            "plain, Fixup",
+            "plain, 1/√L",
+            "SWS, 1/√L",
+            "plain, NF scaling",
+            "SWS, NF scaling",
+        ),
+        quantities=("gradient_total",),
+    ),
+    Claim(
+        id="ours.transformers",
+        statement="Where Transformers put their norms decides whether the variance grows.",
+        source=_NOTES + "5",
+        exact="pre-norm, branch-end norm and sandwich: linear; DeepNorm: q = 1",
         cases=_residual(
             "LN, pre-norm",
             "LN, branch-end norm",
             "BN, branch-end norm",
             "LN, sandwich",
             "LN, DeepNorm",
-            "LN, post-norm",
         ),
         quantities=("second_moment", "similarity", "gradient_total"),
+    ),
+    Claim(
+        id="ours.post-norm",
+        statement="Post-norm keeps q = 1; its gradients keep their size with LN and explode with BN and GN.",
+        source=_NOTES + "5",
+        exact="E[x²] = 1; with relu ½ + ½ per branch, factors above 1 for finite pools",
+        cases=_residual("LN, post-norm", "BN, post-norm", "GN(6), post-norm"),
+        quantities=("growth", "similarity", "gradient"),
     ),
     Claim(
         id="ours.reflected-walk",
@@ -370,15 +391,24 @@ _OUR_CLAIMS = (
         source=_NOTES + "5, Spitzer",
         exact="E[x_l] = Σ 1/√(2πk), E[x_l²] = l/2 + Σ_{j+k≤l} a_j a_k → l",
         cases=_residual("LN, post-activation"),
-        quantities=("second_moment", "similarity"),
+        quantities=("second_moment", "similarity", "gradient_total"),
     ),
     Claim(
         id="ours.means-add-up",
-        statement="Activation before addition: means add up, and samples collapse as l⁻².",
+        statement="Activation before addition: means add up, and LayerNorm's samples collapse as l⁻².",
         source=_NOTES + "5",
         exact="q_l ~ l²/2π, 1 − s_l ~ 2π d_∞/l²",
-        cases=_residual("LN, activation before addition", "BN, activation before addition"),
-        quantities=("second_moment", "similarity"),
+        cases=_residual("LN, activation before addition"),
+        quantities=("second_moment", "similarity", "gap"),
+    ),
+    Claim(
+        id="ours.means-add-up-batch",
+        statement="With BatchNorm there q − p grows linearly: samples collapse as 1/l, gradients as a power.",
+        source=_NOTES + "5",
+        exact="q_l as with LayerNorm, gradients L^λ_B; λ_B for B = 8",
+        number=lambda: _growth(zoo["BN"], batch=8),
+        cases=_residual("BN, activation before addition"),
+        quantities=("second_moment", "gap", "gradient_total"),
     ),
 )
 

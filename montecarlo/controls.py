@@ -54,10 +54,11 @@ def control_row(
     """The wrong theory on that of the tests of its case where it is furthest from the true one."""
 
     def wrong_of(test: Check) -> tuple[float, float]:
+        depth, name, index = test.part.grid.depth, test.quantity.name, test.layer - 1
+        theory = theories[case.id, control.name if control.law is None else "", depth]
         if control.law is not None:
-            return float(control.law(case.batch, test.part.grid.depth)[test.layer - 1]), 0.0
-        theory = theories[case.id, control.name, test.part.grid.depth]
-        name, index = test.quantity.name, test.layer - 1
+            wrong = control.law(case.batch, theory.value[name])
+            return float(wrong[index]), float(theory.error[name][index])
         return float(theory.value[name][index]), float(theory.error[name][index])
 
     def effect(pair: tuple[Check, Row]) -> float:

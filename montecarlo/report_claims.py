@@ -20,7 +20,7 @@ def value_text(claim: Claim) -> str:
     """What theory says exactly, with its number if there is one."""
     if claim.number is None:
         return claim.exact
-    return f"{claim.exact} {claim.number():.6g}"
+    return f"{claim.exact}: {claim.number():.6g}"
 
 
 def _controls_text(result: ClaimResult) -> str:
@@ -62,7 +62,9 @@ def claims_sections(run: Run, *, command: str) -> list[str]:
             figure(
                 evidence(run, result),
                 "Means over networks at several widths, extrapolated to infinite width; the interval "
-                "there holds at the run's per-test level. Dotted: wrong theories.",
+                "there holds at the run's per-test level. Dotted: wrong theories. Logarithms of gradients "
+                "compare a layer with the last one: λ is the factor of the layers between, and the "
+                "first ones, which have not settled, have factors of their own.",
             )
         )
         body += [_tests(result), _wrong(result)]
@@ -120,6 +122,9 @@ def claims_json(run: Run) -> list[dict[str, Any]]:
             "number": None if result.claim.number is None else result.claim.number(),
             "deviation": result.claim.deviation,
             "verdict": result.verdict,
+            "judged": result.judged,
+            "cases": list(result.claim.cases),
+            "quantities": list(result.claim.quantities),
             "rows": [dataclasses.asdict(row) for row in result.rows],
             "controls": [dataclasses.asdict(control) for control in result.controls],
         }
@@ -136,6 +141,7 @@ def junit_text(run: Run) -> str:
         case = ElementTree.SubElement(
             suite, "testcase", classname=f"claims.{claim.finding}", name=claim.id
         )
+        ElementTree.SubElement(case, "system-out").text = f"{result.judged}: {claim.statement}"
         if result.verdict == "REJECTED":
             failures += 1
             ElementTree.SubElement(case, "failure", message=claim.statement)

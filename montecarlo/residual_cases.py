@@ -165,7 +165,7 @@ _NORMALIZERS = (
     ),
     _case(
         "VN, pre-activation",
-        "Not linear: samples grow alike, so a branch adds q/(q − p), ever more: q_l ~ l log² l.",
+        "Not linear: samples grow alike, so a branch adds ever more, (B q/(q − p) − 2)/(B − 3).",
         _VN,
         _wrong("BN for VN", "takes VN to add 1 per block as BN does", _BN),
         given=_MORE,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from montecarlo.budgets import Budget
+from montecarlo.budgets import BUDGETS, Budget
 from montecarlo.case import Case, Part
 from montecarlo.cases import cases
 from montecarlo.claim import ClaimResult, results_of
@@ -103,8 +103,9 @@ def select(inputs: str, *, only: Sequence[str] = (), skip: Sequence[str] = ()) -
     for argument, names in (("only", only), ("skip", skip)):
         for name in names:
             if name not in known:
-                listed = ", ".join(dict.fromkeys(case.name for case in available))
-                raise out_of_domain(argument, name, f"one of {listed}", "check the spelling")
+                listed = "; ".join(dict.fromkeys(case.name for case in available))
+                remedy = "check the spelling; claims are listed by `normcompass claims`"
+                raise out_of_domain(argument, name, f"a claim or one of: {listed}", remedy)
 
     def named(case: Case, names: Sequence[str]) -> bool:
         ids = set().union(*(of_claim.get(name, {name}) for name in names))
@@ -114,7 +115,12 @@ def select(inputs: str, *, only: Sequence[str] = (), skip: Sequence[str] = ()) -
         case for case in available if (not only or named(case, only)) and not named(case, skip)
     )
     if not chosen:
-        raise out_of_domain("only, skip", (list(only), list(skip)), "a choice of cases", "drop one")
+        raise out_of_domain(
+            "only, skip",
+            (list(only), list(skip)),
+            f"something that has cases among the inputs {inputs!r}",
+            "drop one, or choose other --inputs",
+        )
     return chosen
 
 
@@ -219,9 +225,10 @@ def affordable(chosen: Sequence[Case], budget: Budget) -> tuple[Case, ...]:
     """
     kept = tuple(case for case in chosen if case.parts(budget))
     if not kept:
-        kinds = ", ".join(dict.fromkeys(case.kind for case in chosen))
+        names = "; ".join(case.id for case in chosen)
+        enough = next(b.name for b in BUDGETS.values() if all(case.parts(b) for case in chosen))
         raise out_of_domain(
-            "budget", budget.name, f"one with networks for {kinds}", "take --budget long"
+            "budget", budget.name, f"one with networks for {names}", f"take --budget {enough}"
         )
     return kept
 

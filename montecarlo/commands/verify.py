@@ -57,10 +57,12 @@ def verify(
         ),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="NAME", help="Only this case; repeatable.")
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", help="Only this case or claim; repeatable."),
     ] = None,
     skip: Annotated[
-        list[str] | None, typer.Option("--skip", metavar="NAME", help="Not this case; repeatable.")
+        list[str] | None,
+        typer.Option("--skip", metavar="NAME", help="Not this case or claim; repeatable."),
     ] = None,
     quiet: QUIET = False,
 ) -> None:
@@ -80,6 +82,7 @@ def verify(
         raise SpecificationError(f"--quick and --budget {budget.value} exclude each other.")
     started = time.perf_counter()
     chosen = verification.select(inputs.value, only=only or (), skip=skip or ())
+    integer("seed", seed, low=0, remedy="pass an integer")
     if workers is not None:
         integer("workers", workers, low=1, remedy="leave it out to use all cores")
     report.require_folder(out)

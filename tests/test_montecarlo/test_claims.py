@@ -70,7 +70,9 @@ def _effects(case, part, claim):
     true = theory_of(case.network(depth), case.inputs).value
     for control in case.controls:
         if control.law is not None:
-            wrong = {control.quantity: control.law(case.batch, depth)}
+            if control.quantity not in true:
+                continue
+            wrong = {control.quantity: control.law(case.batch, true[control.quantity])}
         else:
             wrong = theory_of(control.network(depth, case.inputs), case.inputs).value
         for quantity, layer in tests:
@@ -80,19 +82,24 @@ def _effects(case, part, claim):
 
 
 def test_wrong_laws_leave_one_term_out():
-    # Rates per layer: (G-1)/(G-3) for (G-2)/(G-3); kappa_1(-1/7) by its formula.
-    assert np.allclose(np.exp(-np.diff(group_without_outer_product(6, depth=4))), 5 / 3)
+    """Their ratio to the right theory, layer by layer; and nothing at the layers they are not about."""
+    case = EVERYTHING["GN(6)/synthetic"]
+    right = theory_of(case.network(5), case.inputs).value
+    wrong = group_without_outer_product(right["gradient"], group_size=6)
+    assert np.allclose(np.exp(wrong - right["gradient"]), (5 / 4) ** np.arange(4.0, -1.0, -1.0))
+    # kappa_1(-1/7) by its formula; lambda_8 of the theory notes.
     angle = np.arccos(-1 / 7)
     kappa = (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / np.pi
-    rate = 7 / 5 / (1 - kappa)
-    assert np.allclose(np.exp(-np.diff(samples_on_their_own(8, depth=4))), rate)
-    # E[1/R]^2/E[1/R^2] of five degrees of freedom, by simulation: 4 s.e.
+    ratio = 7 / 5 / (1 - kappa) / 1.7881899766587481
+    assert np.allclose(np.exp(samples_on_their_own(np.zeros(3), batch=8)), [ratio**2, ratio, 1.0])
+    # E[1/R]^2/E[1/R^2] of five degrees of freedom, by simulation: 1 % is more than 4 s.e.
     rng = np.random.default_rng(0)
     inverse = rng.chisquare(5, size=400_000) ** -0.5
+    first, second = independent_denominators(np.array([0.3, 0.0]), group_size=6)
     angle = np.arccos(0.3)
     kappa = (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / np.pi
-    (found,) = independent_denominators(6, correlation=0.3, depth=1)
-    assert found == pytest.approx(kappa * inverse.mean() ** 2 / (inverse**2).mean(), rel=0.01)
+    assert first == 0.3
+    assert second == pytest.approx(kappa * inverse.mean() ** 2 / (inverse**2).mean(), rel=0.01)
 
 
 _GRID = Grid(depth=3, forward=(1, 3), backward=(1,), widths=(60, 120, 240), pilot=40, largest=90)
