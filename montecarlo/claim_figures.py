@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from montecarlo.claim import ClaimResult
-from montecarlo.figures import figure_of, png, styled
+from montecarlo.figures import png, row_of, styled
 from montecarlo.margins import QUANTITIES
 from montecarlo.verdicts import Curve, Row
 from montecarlo.verify import Run
@@ -22,8 +22,7 @@ _THEORY, _SIMULATION, _WRONG = "#0072B2", "#222222", "#D55E00"
 def evidence(run: Run, result: ClaimResult) -> bytes:
     """Up to four of the claim's tests, each extrapolated to infinite width, as PNG bytes."""
     rows = _chosen(result)
-    drawing = figure_of(3.4 * len(rows), 2.5)
-    panels = np.atleast_1d(drawing.subplots(1, len(rows)))
+    drawing, panels = row_of(len(rows), size=3.4)
     for ax, row in zip(panels, rows, strict=True):
         _extrapolation(ax, run.curves[f"{row.case}/{row.inputs}", row.quantity], row)
         wrong = [
@@ -91,6 +90,6 @@ def _extrapolation(ax: Any, curve: Curve, row: Row) -> None:
         elinewidth=1.2,
         label="infinite width (interval)",
     )
-    ax.set_title(f"{row.case}, {row.inputs}: {row.verdict}")
+    what = f"{QUANTITIES[row.quantity].label}, layer {row.layer}"
+    ax.set_title(f"{row.case}, {row.inputs}: {row.verdict}\n{what}")
     ax.set_xlabel("1 / width")
-    ax.set_ylabel(f"{QUANTITIES[row.quantity].label}, layer {row.layer}")

@@ -23,7 +23,17 @@ from montecarlo.verdicts import Curve, Row
 from montecarlo.verify import Run
 from theory.plotting import style
 
-__all__ = ["LOOK", "agreement", "figure_of", "normalizer", "overview", "p_values", "png", "styled"]
+__all__ = [
+    "LOOK",
+    "agreement",
+    "figure_of",
+    "normalizer",
+    "overview",
+    "p_values",
+    "png",
+    "row_of",
+    "styled",
+]
 
 _VERDICT_COLORS = {"CONFIRMED": "#0072B2", "REJECTED": "#D55E00", "INCONCLUSIVE": "#888888"}
 _INPUT_STYLES = {
@@ -150,8 +160,7 @@ def overview(run: Run, kind: str) -> bytes:
 def normalizer(run: Run, name: str) -> bytes:
     """One normalizer on its batches: five quantities over layers, and one extrapolation."""
     chosen = [case for case in run.cases if case.name == name]
-    figure = figure_of(13.5, 2.4)
-    panels = figure.subplots(1, len(_DRAWN) + 1)
+    figure, panels = row_of(len(_DRAWN) + 1, size=2.25)
     for ax, quantity in zip(panels, _DRAWN, strict=False):
         for case in chosen:
             color, line, marker = _INPUT_STYLES[case.kind]
@@ -251,6 +260,24 @@ def figure_of(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def row_of(count: int, *, size: float) -> tuple[Figure, Any]:
+    """``count`` panels side by side, ``size`` inches wide each, with fixed margins.
+
+    A layout engine would draw everything twice, and a report has a figure per claim and case.
+    """
+    width, height = size * count, 2.5
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    figure.subplots_adjust(
+        left=0.62 / width,
+        right=1.0 - 0.1 / width,
+        bottom=0.45 / height,
+        top=1.0 - 0.42 / height,
+        wspace=0.62 / (size - 0.62),
+    )
+    return figure, np.atleast_1d(figure.subplots(1, count))
 
 
 def png(figure: Figure) -> bytes:
