@@ -180,8 +180,13 @@ class Simulation:
             columns[f"{name}_sem"] = estimate.sem
         return pd.DataFrame(columns).set_index("layer")
 
-    def plot(self, ax: Any = None, *, observable: str = "similarity", label: str) -> Any:
-        """Draw means and bars of two standard errors; see ``theory.plotting.plot_simulation``."""
+    def plot(
+        self, ax: Any = None, *, observable: str = "similarity", label: str = "simulation"
+    ) -> Any:
+        """Draw means and bars of two standard errors; see ``theory.plotting.plot_simulation``.
+
+        Label it by its normalizer ("BN", "GN(8)") for the color that it has in every figure.
+        """
         from theory.plotting import plot_simulation
 
         return plot_simulation(self, ax, observable=observable, label=label)

@@ -13,8 +13,7 @@ nbformat = pytest.importorskip("nbformat")
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
-# Twice the 60 s that are promised on two idle cores.
-SECONDS = 120.0
+SECONDS = 60.0
 
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
