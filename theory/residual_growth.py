@@ -79,6 +79,7 @@ def growth_law(network: Residual, *, batch: float | None = None) -> ResidualGrow
     for derive in (_variance, _gradient):
         try:
             _require_settled_scale(network)
+            _require_means_that_count(network, branch)
             laws.append(derive(network, branch))
         except (HypothesisError, NumericalError) as error:
             laws.append(None)
@@ -341,7 +342,24 @@ def _require_settled_scale(network: Residual) -> None:
     if network.factors[1] != 0.0 or network.order in ("post_norm", "deep_norm"):
         raise HypothesisError(
             f"{norm.name} adds the more the more alike samples have become, and they go on becoming so: "
-            "no law of the four settles; predict it at the depth in question"
+            "no law is derived for it; predict it at the depth in question"
+        )
+
+
+def _require_means_that_count(network: Residual, branch: _Branch) -> None:
+    """Branches with E[y] != 0 add up means beside variances, which only skip = 1 with phi last knows."""
+    skip, factor = network.factors
+    norm = network.layer.norm
+    added = network.order == "activation_before_addition"
+    if norm is None or norm.denominator == "none" or factor == 0.0:
+        return
+    if not (network.order in _ADDITIVE or (added and skip != 1.0)):
+        return
+    y = branch.output(FAR, 0.5)
+    if abs(y.mean) > 1e-9 * math.sqrt(y.second_moment):
+        raise HypothesisError(
+            f"branches that end in {norm.name} and an activation have a mean, which adds up along the stream "
+            f"with skip = {skip}: no law is derived for it; predict it at the depth in question"
         )
 
 

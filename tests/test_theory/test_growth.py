@@ -468,3 +468,21 @@ def test_variance_of_norm_at_the_branch_end() -> None:
     pred = th.predict(net, th.exchangeable(batch=2, second_moment=0.5, correlation=0.0))
     np.testing.assert_allclose(pred.second_moment, expected[1:], rtol=1e-12)
     assert str(growth_law(net).variance) == "1 l"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("EvoNorm-S0", {"order": "branch_end_norm"}),
+        ("EvoNorm-S0", {"order": "sandwich"}),
+        ("LN", {"order": "activation_before_addition", "skip": 0.9}),
+        ("LN", {"order": "activation_before_addition", "skip": -1.0}),
+    ],
+)
+def test_branches_with_a_mean_have_no_law_that_forgets_it(name, options):
+    """Their means add up: E[x^2] is far from what the variances alone would give."""
+    network = th.Residual(th.zoo[name], depth=16, **options)
+    law = th.growth_law(network)
+    assert law.variance is None
+    assert law.gradient is None
+    assert "mean" in law.reasons[0]
