@@ -9,7 +9,7 @@ import sympy as sp
 
 import theory as th
 from theory import symbolic
-from theory.errors import NumericalError, SpecificationError
+from theory.errors import HypothesisError, NumericalError, SpecificationError
 from theory.symbolic import batches, expansions, groups, kernels, maps, residual, variance, walks
 from theory.symbolic.expression import Trail
 from theory.symbolic.layers import exact_layer, unit_gain
@@ -474,3 +474,11 @@ def test_display():
 def test_errors(call, message):
     with pytest.raises(SpecificationError, match=message):
         call()
+
+
+def test_poles_are_said_in_words():
+    with pytest.raises(HypothesisError, match="pole"):
+        symbolic.gradient_growth(th.batch_norm()).value(B=3)
+    with pytest.raises(SpecificationError, match="rank above 3"):
+        symbolic.near_one(th.group_norm(4))
+    assert symbolic.near_one(th.group_norm(5)).expression.is_finite is not False

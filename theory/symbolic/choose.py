@@ -116,6 +116,8 @@ def near_one(layer: Subject) -> Expression:
         case "plain" | "limit" | "vn":
             return maps.near_one(spec)
         case "group" | "instance":
+            if spec.rank.is_number and spec.rank <= 3:
+                raise _unknown(spec, "the series needs a pool of rank above 3 (groups of 5)")
             return expansions.near_one(spec.slopes, spec.rank)
         case _:
             raise _unknown(spec, "its map does not depend on c")

@@ -17,7 +17,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from theory.errors import NumericalError, out_of_domain
+from theory.errors import HypothesisError, NumericalError, out_of_domain
 from theory.symbolic.symbols import MEANINGS
 
 __all__ = ["Expression", "Lemma", "Step", "Trail"]
@@ -195,12 +195,26 @@ class Expression:
         )  # fmt: skip
 
     def value(self, *, digits: int = 15, **values: Any) -> Any:
-        """Return the number at the given symbols, as a SymPy Float of ``digits`` digits."""
+        """Return the number at the given symbols, as a SymPy Float of ``digits`` digits.
+
+        Raises
+        ------
+        SpecificationError
+            A symbol has no value.
+        HypothesisError
+            The formula has a pole there: its moment is infinite or does not exist.
+        """
         expression = self.at(**values) if values else self
         if expression.variables:
             missing = ", ".join(symbol.name for symbol in expression.variables)
             raise out_of_domain("values", values, f"given for {missing} too", "see .symbols")
-        return sp.N(expression.expression, digits)
+        number = sp.N(expression.expression, digits)
+        if number.has(sp.zoo, sp.nan):
+            raise HypothesisError(
+                f"{self.expression} has a pole at {values}: the moment that it stands for is infinite or "
+                "does not exist; see theory.regime"
+            )
+        return number
 
     def lambdify(self, *names: str) -> Callable[..., FloatArray]:
         """Return a NumPy function of the named symbols (all free symbols, alphabetically, if none is named).
