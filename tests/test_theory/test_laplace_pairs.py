@@ -283,3 +283,13 @@ def test_tiny_second_moments(q):
     slope, _ = group_eps_slope(q, q, 0.5, **_options(4, 1e-5))
     larger, _ = group_eps_slope(1e-60, 1e-60, 0.5, **_options(4, 1e-5))
     assert slope == pytest.approx(larger, rel=1e-13)
+
+
+@pytest.mark.parametrize("group_size", [2, 3, 4, 8])
+def test_opposite_samples(group_size):
+    """c = -1: relu's outputs are orthogonal, those of |x| equal."""
+    gap, _ = group_eps_gap(1.0, 1.0, 2.0, **_options(group_size, 1e-5))
+    assert gap == pytest.approx(1.0, rel=1e-13)
+    gap, error = group_eps_gap(1.0, 1.0, 2.0, **_options(group_size, 1e-5, slopes=(1.0, 1.0)))
+    assert abs(gap) < 1e-13
+    assert error < 1e-10

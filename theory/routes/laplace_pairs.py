@@ -241,7 +241,7 @@ def _gap(group: _Group, q1: float, q2: float, gap: float) -> tuple[float, float]
     # Root by root: with eps in units of a tiny q the product would underflow.
     norm = math.sqrt(_along_ray(group, first, power=0.0, other=group.power)[0])
     norm *= math.sqrt(_along_ray(group, second, power=0.0, other=group.power)[0])
-    error = _converged(fine, coarse) + 4.0 * _EPSILON * size / abs(fine)
+    error = _converged(fine, coarse) + (4.0 * _EPSILON * size / abs(fine) if fine else 0.0)
     return floor + fine / norm, error
 
 
@@ -288,7 +288,9 @@ def _difference_grid(
     difference ends at u = 1/delta, which is what bounds the range where the rest does not decay
     (``short``).
     """
-    power, extra = (0.0, max(-math.log(delta), 0.0)) if short else (1.0, 0.0)
+    # Opposite samples have delta = 0 too, and no difference that would reach further.
+    reach = max(-math.log(delta), 0.0) if delta > 0.0 else 0.0
+    power, extra = (0.0, reach) if short else (1.0, 0.0)
     alpha, alpha_weight = _ray(group, first, power=power, extra=extra)
     beta, beta_weight = _ray(group, second, power=power, extra=extra)
     weight = np.outer(alpha_weight / np.sqrt(alpha), beta_weight / np.sqrt(beta)) / math.pi
