@@ -63,9 +63,7 @@ def _extrapolation(ax: Any, curve: Curve, row: Row) -> None:
     index = row.layer - 1
     widths = np.asarray(curve.widths, dtype=np.float64)
     fine = np.geomspace(0.95 * widths.min(), 200.0 * widths.max(), 300)
-    fitted = curve.fit.intercept[index] + curve.fit.slopes[index] @ [
-        fine**-power * np.log(fine) ** logs for power, logs in curve.terms
-    ]
+    fitted = curve.fitted(fine, layer=row.layer)
     ax.axhline(row.theory, color=_THEORY, linewidth=1.0, label="theory")
     ax.plot(1.0 / fine, fitted, color=_SIMULATION, linewidth=0.8, label="fit")
     ax.errorbar(

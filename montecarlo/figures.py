@@ -198,9 +198,7 @@ def _extrapolation(ax: Any, run: Run, chosen: Sequence[Case]) -> None:
             elinewidth=0.8,
         )
         fine = np.geomspace(0.95 * widths.min(), 100.0 * widths.max(), 200)
-        fitted = curve.fit.intercept[0] + curve.fit.slopes[0] @ [
-            fine**-power * np.log(fine) ** logs for power, logs in curve.terms
-        ]
+        fitted = curve.fitted(fine, layer=1)
         ax.plot(1.0 / fine, fitted - theory, color=color, linestyle=line, linewidth=0.8)
         ax.errorbar(
             0.0,

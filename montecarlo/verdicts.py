@@ -149,6 +149,11 @@ class Curve:
     sems: FloatArray
     dead: int = 0
 
+    def fitted(self, widths: FloatArray, *, layer: int) -> FloatArray:
+        """a + sum_j b_j f_j(n) at ``widths``, for a layer counted from 1."""
+        corrections = [widths**-power * np.log(widths) ** logs for power, logs in self.terms]
+        return np.asarray(self.fit.intercept[layer - 1] + self.fit.slopes[layer - 1] @ corrections)
+
 
 def checks_of(
     chosen: Sequence[Case], budget: Budget, theories: Mapping[tuple[str, str, int], Theory]

@@ -6,11 +6,17 @@ import math
 from dataclasses import dataclass
 
 from theory.regimes import Regime
+from theory.specs.normalizers import Normalizer
 
-__all__ = ["MARGINAL", "FixedPoint", "stability"]
+__all__ = ["MARGINAL", "FixedPoint", "assumed_batch", "stability"]
 
 # Slopes this near 1 are 1: the maps are known to a few roundings.
 MARGINAL = 1e-9
+
+
+def assumed_batch(norm: Normalizer | None) -> float:
+    """Return the batch where none is given: inf if samples share statistics, else 2, a pair."""
+    return math.inf if norm is not None and norm.couples_samples else 2
 
 
 @dataclass(frozen=True, kw_only=True)

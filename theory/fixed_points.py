@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from theory.errors import out_of_domain
-from theory.evidence import MARGINAL, FixedPoint, stability
+from theory.evidence import MARGINAL, FixedPoint, assumed_batch, stability
 from theory.operators import bind_pull, bind_push
 from theory.program import Linear, NormAct
 from theory.regimes import Regime, regime
@@ -129,7 +129,7 @@ def _prepare(
     if inputs is None:
         norm = getattr(getattr(network, "layer", None), "norm", None)
         if batch is None:
-            batch = math.inf if norm is not None and norm.couples_samples else 2
+            batch = assumed_batch(norm)
             note = "taken at batch = infinity" if batch == math.inf else ""
         inputs = exchangeable(batch=batch, correlation=0.0)
     elif batch is not None and batch != inputs.batch:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from theory.errors import out_of_domain
-from theory.evidence import FixedPoint
+from theory.evidence import FixedPoint, assumed_batch
 from theory.fixed_points import fixed_points
 from theory.recursion import predict
 from theory.results import Prediction
@@ -212,10 +212,7 @@ def _batch(network: FeedForward, batch: float | None) -> float:
         raise out_of_domain(
             "network", network, "a FeedForward network", "a residual stream has no layer map"
         )
-    if batch is not None:
-        return batch
-    norm = network.layer.norm
-    return math.inf if norm is not None and norm.couples_samples else 2
+    return assumed_batch(network.layer.norm) if batch is None else batch
 
 
 def _two_layers(

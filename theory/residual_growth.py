@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from theory.errors import HypothesisError, NumericalError, out_of_domain
+from theory.evidence import assumed_batch
 from theory.growth import FAR, GrowthLaw, gradient_growth, stream_growth
 from theory.operators import bind_pull, bind_push
 from theory.population.spheres import Sphere, sphere_refusal
@@ -72,7 +73,7 @@ def growth_law(network: Residual, *, batch: float | None = None) -> ResidualGrow
         raise out_of_domain(
             "network", network, "a fully connected residual network", "build it with Residual(...)"
         )
-    size = batch if batch is not None else math.inf if _couples(network) else 2
+    size = assumed_batch(network.layer.norm) if batch is None else batch
     branch = _Branch(network, size)
     reasons: list[str] = []
     laws: list[GrowthLaw | None] = []
@@ -141,6 +142,10 @@ class _Branch:
                 pull, _ = bind_pull(op, state)
                 gradient = pull(state, gradient)
             columns.append(np.array(gradient.value) * 4.0**gradient.exponent)
+        if not np.isfinite(columns).all():
+            raise HypothesisError(
+                "the mean squared gradient of a branch is infinite; pool more activations"
+            )
         # (0, 1) = (1, 1) - (1, 0): operators take covariances.
         return np.stack([columns[0], columns[1] - columns[0]], axis=1)
 

@@ -486,3 +486,10 @@ def test_branches_with_a_mean_have_no_law_that_forgets_it(name, options):
     assert law.variance is None
     assert law.gradient is None
     assert "mean" in law.reasons[0]
+
+
+def test_an_infinite_gradient_has_no_law_but_a_reason():
+    law = th.growth_law(th.Residual(th.Layer(norm=th.group_norm(3)), depth=3))
+    assert law.variance is not None
+    assert law.gradient is None
+    assert "infinite" in law.reasons[0]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
 
-__all__ = ["ArrayInputs", "frozen", "numeric"]
+__all__ = ["ArrayInputs", "frozen", "numeric", "require_nonzero", "unit_gaps"]
 
 FloatArray = NDArray[np.float64]
 
@@ -47,3 +47,24 @@ def frozen(array: FloatArray) -> FloatArray:
     """Make ``array`` read-only."""
     array.flags.writeable = False
     return array
+
+
+def require_nonzero(samples: FloatArray) -> None:
+    """Raise SpecificationError if a sample, one along the first axis, is zero: it has no angle."""
+    zero = np.flatnonzero(~samples.reshape(len(samples), -1).any(axis=1))
+    if zero.size:
+        raise out_of_domain(
+            "features",
+            f"sample {zero[0]} is zero",
+            "non-zero samples",
+            "drop it: it has no angle",
+        )
+
+
+def unit_gaps(unit: FloatArray) -> FloatArray:
+    """|u_a - u_b|^2/2 of all pairs of rows: 1 - cosine where both have length 1, without cancellation."""
+    gap = np.empty((len(unit),) * 2)
+    for row, one in enumerate(unit):
+        difference = unit - one
+        gap[row] = 0.5 * np.einsum("ai,ai->a", difference, difference)
+    return gap

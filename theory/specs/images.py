@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
-from theory.specs._arrays import ArrayInputs, frozen, numeric
+from theory.specs._arrays import ArrayInputs, frozen, numeric, require_nonzero, unit_gaps
 
 __all__ = ["ImageInputs", "images"]
 
@@ -33,11 +33,7 @@ class ImageInputs(ArrayInputs):
                 "an array of shape (B, channels, S) or (B, channels, H, W)",
                 "add an axis for the channels: X[:, None]",
             )
-        zero = np.flatnonzero(~array.reshape(len(array), -1).any(axis=1))
-        if zero.size:
-            raise out_of_domain(
-                "features", f"sample {zero[0]} is zero", "non-zero samples", "drop it"
-            )
+        require_nonzero(array)
         largest = float(np.abs(array).max())
         if not 1e-140 < largest < 1e140:
             raise out_of_domain(
@@ -90,10 +86,7 @@ class ImageInputs(ArrayInputs):
         """1 - cosine of every pair of points, (B S, B S); 1 where one of two is zero."""
         norm = np.linalg.norm(self.points, axis=1, keepdims=True)
         unit = np.divide(self.points, norm, out=np.zeros_like(self.points), where=norm > 0.0)
-        gap = np.zeros((len(unit),) * 2)
-        for row, point in enumerate(unit):
-            difference = unit - point
-            gap[row] = 0.5 * np.einsum("ic,ic->i", difference, difference)
+        gap = unit_gaps(unit)
         none = norm[:, 0] == 0.0
         gap[none], gap[:, none] = 1.0, 1.0
         np.fill_diagonal(gap, 0.0)

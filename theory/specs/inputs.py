@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
-from theory.specs._arrays import ArrayInputs, frozen, numeric
+from theory.specs._arrays import ArrayInputs, frozen, numeric, require_nonzero, unit_gaps
 from theory.specs._check import integer, real
 from theory.specs.images import ImageInputs
 from theory.specs.spatial import SpatialInputs, position_shape
@@ -198,14 +198,7 @@ class DataInputs(ArrayInputs):
                 "features", array.shape, "an array of shape (B, d) with B, d >= 1", "use X[None, :]"
             )
         array = array.reshape(array.shape[0], -1)
-        zero = np.flatnonzero(~array.any(axis=1))
-        if zero.size:
-            raise out_of_domain(
-                "features",
-                f"sample {zero[0]} is zero",
-                "non-zero samples",
-                "drop it: it has no angle",
-            )
+        require_nonzero(array)
         size = np.abs(array).max(axis=1)
         if size.max() > 1e140 or size.min() < 1e-140:
             raise out_of_domain(
@@ -243,11 +236,7 @@ class DataInputs(ArrayInputs):
     def gap(self) -> FloatArray:
         """1 - cosine of every pair, from differences of the normalized samples; shape (B, B)."""
         unit = self.features / np.linalg.norm(self.features, axis=1, keepdims=True)
-        gap = np.empty((self.batch, self.batch))
-        for row, sample in enumerate(unit):
-            difference = unit - sample
-            gap[row] = 0.5 * np.einsum("bi,bi->b", difference, difference)
-        return frozen(gap)
+        return frozen(unit_gaps(unit))
 
     @cached_property
     def covariance(self) -> FloatArray:
