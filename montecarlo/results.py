@@ -196,7 +196,8 @@ class Simulation:
         target, arrays = _files(path)
         document = {"schema": SCHEMA, "kind": "simulation", "provenance": self.provenance}
         target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        np.savez_compressed(arrays, allow_pickle=False, **self.samples)
+        samples: dict[str, Any] = dict(self.samples)  # numbers: nothing that would need a pickle
+        np.savez_compressed(arrays, **samples)
 
 
 def load(path: str | Path) -> Simulation:

@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,9 @@ def test_wrong_theories_are_found(name: str, monkeypatch: pytest.MonkeyPatch) ->
     command = re.search(r"Reproduce with\n  (.*)", str(caught.value))
     assert command is not None
     if name == "uncentered":
-        subprocess.run(shlex.split(command[1]), check=True, timeout=120)
+        interpreter, *arguments = shlex.split(command[1])
+        assert interpreter == "python"
+        subprocess.run([sys.executable, *arguments], check=True, timeout=120)
 
 
 @pytest.mark.slow

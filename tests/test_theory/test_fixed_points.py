@@ -43,7 +43,7 @@ def test_centered_weights_keep_samples_apart(net: th.FeedForward, similarity: fl
     at_one, inner = th.fixed_points(net)
     assert at_one.slope == pytest.approx(PI / (PI - 1), rel=1e-13)
     assert at_one.status == "repelling"
-    assert inner == found
+    assert repr(inner) == repr(found)  # nan, the positions' correlation, is not equal to itself
 
 
 @pytest.mark.parametrize("size", [4, 6, 8, 32, 256, 4096])

@@ -450,3 +450,29 @@ def test_centering_a_group_takes_its_share(size: int, activation: th.Activation)
     other = th.predict(plain, inputs)
     for name in ("second_moment", "gap", "variance"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-13)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-20, 1e-9, 0.4, 1.9])
+@pytest.mark.parametrize("means", [(0.5, 0.5 * math.sqrt(3.0)), (0.5, 0.6), (0.5, -0.6)])
+def test_centered_rows_of_different_size(gap: float, means: tuple[float, float]) -> None:
+    """The gap of x - m in 50 digits, for second moments 1 and 3."""
+    from theory.states.full import Full
+
+    q = np.array([1.0, 3.0])
+    state = Full(q, np.array([[0.0, gap], [gap, 0.0]]), np.array(means)).linear(1.0, centered=True)
+    with mpmath.workdps(50):
+        m, n = (mpmath.mpf(mean) for mean in means)
+        root = mpmath.sqrt((1 - m**2) * (3 - n**2))
+        expected = 1 - (mpmath.sqrt(3) * (1 - mpmath.mpf(gap)) - m * n) / root
+    # Equal angles are equal to the rounding of the means, 1e-16, squared; a covariance outside of
+    # what rows can have is cut off at 0 and 2.
+    assert state.gap[0, 1] == pytest.approx(
+        min(max(float(expected), 0.0), 2.0), rel=1e-13, abs=1e-31
+    )
+
+
+def test_proportional_samples_stay_alike() -> None:
+    """Found by a law: gap 5e-19 where it is 0, because the samples' sizes were subtracted."""
+    layer = th.Layer(weights=th.centered_weights(), norm=th.layer_norm(eps=0.01))
+    inputs = th.from_covariance(np.array([[1.0, 2.0], [2.0, 4.0]]))
+    assert (th.predict(th.FeedForward(layer, depth=3), inputs).gap <= 1e-30).all()

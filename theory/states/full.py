@@ -155,7 +155,11 @@ class Full:
 def _centered(
     q: FloatArray, gap: FloatArray, mean: FloatArray
 ) -> tuple[FloatArray, FloatArray, float]:
-    """Second moments and gaps of x - m, through squared distances, and the error inflation."""
+    """q - m^2, gap' = sqrt(q_a q_b) (gap - 1 + cos(theta_a - theta_b)) / sqrt(q'_a q'_b), inflation.
+
+    With m = sqrt(q) sin(theta): proportional rows have equal angles, so that gap 0 stays 0 to squared
+    rounding however different the q are.
+    """
     centered = q - mean**2
     if (centered <= 1e-15 * q).any():
         worst = int(np.argmin(centered / q))
@@ -163,10 +167,14 @@ def _centered(
             f"sample {worst} has the same value in every feature, so nothing is left once the "
             "weights' rows are centered; drop it, or use inputs with feature variance"
         )
-    root = np.sqrt(centered)
-    distance = squared_distances(q, gap) - (mean[:, None] - mean[None, :]) ** 2
-    outer = np.outer(root, root)
-    new_gap = (distance - (root[:, None] - root[None, :]) ** 2) / (2.0 * outer)
+    root, size = np.sqrt(centered), np.sqrt(q)
+    outer, norms = np.outer(root, root), np.outer(size, size)
+    products = np.outer(mean, root)
+    sine = (products - products.T) / norms
+    cosine = (np.outer(mean, mean) + outer) / norms
+    # 1 - cos = sin^2/(1 + cos) where angles are close.
+    turn = np.where(cosine > 0.0, sine**2 / (1.0 + np.maximum(cosine, 0.0)), 1.0 - cosine)
+    new_gap = norms * (gap - turn) / outer
     np.fill_diagonal(new_gap, 0.0)
     return centered, np.clip(new_gap, 0.0, 2.0), float((q / centered).max())
 
