@@ -116,8 +116,8 @@ PLANS = {
     "laplace.exchangeable_nodes", "laplace.mean_variance", "laplace_core", "laplace_fields.seconds",
     "pools", "positions_batch.geometry", "positions_batch.moment_nodes", "positions_batch.pools",
     "positions_batch.quadrature", "positions_batch.untilted", "positions_core",
-    "positions_lens.half_angle", "positions_pairs.pair_tilt", "positions_pairs.sum_error", "positions_pull.spectral_radius", "random_flight.flight_fits", "rectangle",
-    "spatial",
+    "positions_lens.half_angle", "positions_pairs.pair_tilt", "positions_pairs.sum_error",
+    "positions_pull.spectral_radius", "random_flight.flight_fits", "rectangle", "spatial",
 }  # fmt: skip
 """Nodes, tilts, conditions and dispatch: parts of the kernels above, or no numbers."""
 

@@ -73,7 +73,12 @@ def stable_rank_is_between_one_and_batch(case: Case) -> None:
 def _sampled_positions() -> list[Case]:
     """Found by the thorough profile: two equal samples whose positions are sampled differed by a rounding."""
     layer = Layer(norm=evonorm_s0(), activation=identity)
-    return [Case(FeedForward(layer, depth=1), exchangeable(batch=2, gap=1.0, positions=2))]
+    return [
+        Case(
+            FeedForward(layer, depth=1),
+            exchangeable(batch=2, gap=1.0, positions=2, position_gap=1.0),
+        )
+    ]
 
 
 @law(
