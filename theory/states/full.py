@@ -19,6 +19,7 @@ __all__ = ["DISTANCE_FLOOR", "Full", "centered_rows", "squared_distances"]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
+_EPSILON = float(np.finfo(np.float64).eps)
 # (sqrt q_a - sqrt q_b)^2 relative to q, for q's that are equal up to rounding.
 DISTANCE_FLOOR = 1e-31
 
@@ -72,10 +73,10 @@ class Full:
         q, gap, exponent = self.second_moment, self.gap, self.exponent
         q_error, gap_error = self.second_moment_error, self.gap_error
         if centered and self.mean.any():
-            q, gap, inflation = _centered(q, gap, self.mean)
+            q, gap, inflation, lost = _centered(q, gap, self.mean)
             # q and m^2 inherit the same relative error; only what the last route added is inflated.
             q_error += (inflation - 1.0) * self.local_error
-            gap_error += (inflation - 1.0) * self.local_error
+            gap_error += (inflation - 1.0) * self.local_error + lost
         q = q * weight_variance
         largest = max(q.tolist())
         if not SMALL < largest < LARGE:
@@ -154,8 +155,8 @@ class Full:
 
 def _centered(
     q: FloatArray, gap: FloatArray, mean: FloatArray
-) -> tuple[FloatArray, FloatArray, float]:
-    """Second moments and gaps of x - m, through squared distances, and the error inflation."""
+) -> tuple[FloatArray, FloatArray, float, float]:
+    """Second moments and gaps of x - m, through squared distances; error inflation and lost digits."""
     centered = q - mean**2
     if (centered <= 1e-15 * q).any():
         worst = int(np.argmin(centered / q))
@@ -165,10 +166,16 @@ def _centered(
         )
     root = np.sqrt(centered)
     distance = squared_distances(q, gap) - (mean[:, None] - mean[None, :]) ** 2
-    outer = np.outer(root, root)
-    new_gap = (distance - (root[:, None] - root[None, :]) ** 2) / (2.0 * outer)
+    size = 2.0 * np.outer(root, root)
+    new_gap = (distance - (root[:, None] - root[None, :]) ** 2) / size
     np.fill_diagonal(new_gap, 0.0)
-    return centered, np.clip(new_gap, 0.0, 2.0), float((q / centered).max())
+    # Each squared difference of lengths or means loses 2 |difference| times the rounding of both.
+    slip = sum(
+        np.abs(x[:, None] - x) * (np.abs(x[:, None]) + np.abs(x)) for x in (np.sqrt(q), mean, root)
+    )
+    apart = new_gap > 0.0
+    lost = 2.0 * _EPSILON * (slip[apart] / (size * new_gap)[apart]).max(initial=0.0)
+    return centered, np.clip(new_gap, 0.0, 2.0), float((q / centered).max()), float(lost)
 
 
 def centered_rows(state: Full, *, constant: Callable[[BoolArray], None]) -> Full:
@@ -183,7 +190,8 @@ def centered_rows(state: Full, *, constant: Callable[[BoolArray], None]) -> Full
     new_q, new_gap = np.zeros_like(q), np.ones_like(state.gap)
     np.fill_diagonal(new_gap, 0.0)
     both = np.ix_(kept, kept)
-    new_q[kept], new_gap[both], inflation = _centered(q[kept], state.gap[both], mean[kept])
+    parts = _centered(q[kept], state.gap[both], mean[kept])
+    new_q[kept], new_gap[both], inflation, lost = parts
     excess = (inflation - 1.0) * state.local_error
     return Full(
         new_q,
@@ -191,7 +199,7 @@ def centered_rows(state: Full, *, constant: Callable[[BoolArray], None]) -> Full
         np.zeros_like(q),
         state.exponent,
         state.second_moment_error + excess,
-        state.gap_error + excess,
+        state.gap_error + excess + lost,
     )
 
 
