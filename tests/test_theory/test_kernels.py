@@ -350,10 +350,11 @@ def test_gradient_of_a_field(eps: float) -> None:
     assert np.abs(found - wanted).max() <= exact[0] * (10.0 * error + 1e-12)
 
 
+@pytest.mark.parametrize("s", [2, 4])
 @pytest.mark.parametrize("gaps", [(0.6, 0.5, 0.8), (0.3, 1e-9, 0.3), (1.2, 1.0, 1.0)])
-def test_layers_over_positions(gaps: tuple[float, float, float]) -> None:
+def test_layers_over_positions(gaps: tuple[float, float, float], s: int) -> None:
     """G = inf: V(c) pair by pair, in differences of 40 digits."""
-    q, eps, s = 1.7, 0.2, 4
+    q, eps = 1.7, 0.2
     spectrum = PositionSpectrum.from_gaps(q, *gaps, positions=s)
     norm = Normalizer(
         name="LN",
