@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 
 import theory as th
+from theory.operators import bind_pull
+from theory.program import NormAct
+from theory.states.base import Gradient
+from theory.states.exchangeable import Exchangeable
 
 PI = math.pi
 
@@ -479,3 +483,15 @@ def test_centering_a_group_takes_its_share(size: int, activation: th.Activation)
     other = th.predict(plain, inputs)
     for name in ("second_moment", "gap", "variance"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-13)
+
+
+def test_errors_of_the_way_back_add_up() -> None:
+    """A layer adds a rounding, and what the second moment by which it divides is known to."""
+    exact = Exchangeable(4, 2.0, 0.3)
+    rough = exact._replace(second_moment_error=1e-3)
+    start = Gradient((1.0, 0.5), 0, 1e-5)
+    for norm, share in ((None, 0.0), (th.layer_norm(), 1.0)):
+        pull, _ = bind_pull(NormAct(norm, th.relu), exact)
+        fine, coarse = pull(exact, start).error, pull(rough, start).error
+        assert fine > 1e-5
+        assert coarse - fine == pytest.approx(share * 1e-3, rel=1e-6, abs=1e-18)
