@@ -72,7 +72,8 @@ _SELU_ALPHA = 1.6732632423543772848170429916717
 @jit
 def sigmoid(x: float) -> float:
     """1 / (1 + exp(-x))."""
-    return 1.0 / (1.0 + math.exp(-x))
+    small = math.exp(-abs(x))  # exp(-x) overflows, which compiled code forgives and Python does not
+    return (1.0 if x > 0.0 else small) / (1.0 + small)
 
 
 @jit
@@ -105,7 +106,8 @@ def _smooth(code: int, x: float) -> float:
 def _smooth_slope(code: int, x: float) -> float:
     """phi'(x) for the activations that are not piecewise linear."""
     if code == _TANH:
-        return 1.0 / math.cosh(x) ** 2
+        small = math.exp(-2.0 * abs(x))
+        return 4.0 * small / (1.0 + small) ** 2
     if code == _ERF:
         return _TWO_OVER_SQRT_PI * math.exp(-x * x)
     if code == _GELU:

@@ -7,9 +7,9 @@ failure.  Writes a table; survivors come with the reasons kept in ``survivors.js
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
-import random
 import resource
 import subprocess
 import sys
@@ -31,6 +31,15 @@ LIMIT = 90
 def every_mutant(paths: list[str]) -> list[Mutant]:
     """All mutants of all formulas."""
     return [m for path in paths for m in mutants(path, (ROOT / path).read_text(encoding="utf-8"))]
+
+
+def draw(everything: list[Mutant], *, sample: int, seed: int) -> list[Mutant]:
+    """``sample`` of them at random: those with the smallest hashes, so that edits change few of them."""
+
+    def place(mutant: Mutant) -> bytes:
+        return hashlib.sha256(f"{seed} {mutant.key}".encode()).digest()
+
+    return sorted(everything, key=place)[:sample]
 
 
 def run(mutant: Mutant) -> tuple[str, float]:
@@ -111,10 +120,15 @@ def main() -> None:
     parser.add_argument("--only", default="", help="modules whose path contains this")
     parser.add_argument("--no-baseline", action="store_true", help="trust that the tests pass")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
+    parser.add_argument("--again", type=Path, help="only what survived according to this file")
     options = parser.parse_args()
     paths = [path for path in FORMULAS if options.only in path]
     everything = every_mutant(paths)
-    chosen = random.Random(options.seed).sample(everything, min(options.sample, len(everything)))
+    chosen = draw(everything, sample=options.sample, seed=options.seed)
+    if options.again:
+        rows = json.loads(options.again.read_text(encoding="utf-8"))
+        alive = {row["key"] for row in rows if row["killer"] == "survived"}
+        chosen = [mutant for mutant in everything if mutant.key in alive]
     print(f"{len(everything)} mutants of {len(paths)} modules, {len(chosen)} drawn", flush=True)
     if not options.no_baseline:
         check_baseline(paths, options.jobs)
@@ -123,14 +137,21 @@ def main() -> None:
         for mutant, (killer, seconds) in zip(chosen, pool.map(run, chosen), strict=True):
             results.append((mutant, killer, seconds))
             print(f"{seconds:5.0f} s  {killer:<60.60}  {mutant.key[:160]}", flush=True)
+            if options.out:
+                save(results, options.out)
     report(results)
-    if options.out:
-        keys = ("path", "function", "line", "operator", "before", "after")
-        rows = [
-            {k: getattr(m, k) for k in keys} | {"killer": killer, "seconds": round(seconds, 1)}
-            for m, killer, seconds in results
-        ]
-        options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"\n{(spent.ru_utime + spent.ru_stime) / 60:.0f} processor minutes")
+
+
+def save(results: list[tuple[Mutant, str, float]], path: Path) -> None:
+    """As JSON, after every mutant."""
+    keys = ("key", "operator", "line")
+    rows = [
+        {k: getattr(m, k) for k in keys} | {"killer": killer, "seconds": round(seconds, 1)}
+        for m, killer, seconds in results
+    ]
+    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 def report(results: list[tuple[Mutant, str, float]]) -> None:

@@ -76,6 +76,17 @@ def test_exchangeable_gram_is_exact(inputs, width):
     np.testing.assert_allclose(x.mean(axis=0), inputs.feature_mean, rtol=0, atol=1e-14)
 
 
+def test_gram_over_positions_is_exact():
+    """Product covariances with a mean in common."""
+    inputs = exchangeable(
+        batch=3, gap=0.4, positions=4, position_gap=0.7, second_moment=2.5, feature_mean=0.6
+    )
+    x = realize_inputs(inputs, width=64, seed=0, dtype="float64")
+    own, other = np.eye(3) + 0.6 * (1.0 - np.eye(3)), np.eye(4) + 0.3 * (1.0 - np.eye(4))
+    np.testing.assert_allclose(x.T @ x / 64, 2.5 * np.kron(own, other), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(x.mean(axis=0), 0.6, rtol=0, atol=1e-13)
+
+
 def test_tiny_gap_is_realised_to_relative_precision():
     inputs = exchangeable(batch=4, gap=1e-14)
     x = realize_inputs(inputs, width=64, seed=0, dtype="float64")

@@ -8,6 +8,7 @@ import pool_oracles as oracle
 import pytest
 
 from theory.errors import HypothesisError
+from theory.routes import laplace_backward
 from theory.routes.batchnorm import batch_pullback
 from theory.routes.laplace import exchangeable_forward, forward
 from theory.routes.laplace_backward import exchangeable_pullback, pullback
@@ -262,3 +263,19 @@ def test_forward_and_backward_see_the_same_mean_square():
     base = forward(q, gap, norm=norm, slopes=(1.0, -1.0))
     inverse = (moved[0] - base[0]) / extra
     assert inverse == pytest.approx(value.sum() / 49.0, rel=1e-11)
+
+
+def test_rounding_is_measured_by_what_cancels():
+    """Sizes add up, whatever the signs of the cotangents."""
+    norm, slopes = batch_norm(eps=0.1), (1.0, -0.2)
+    nodes = laplace_backward.exchangeable_nodes(0.4, batch=6.0, norm=norm, eps=0.1, power=0.0)
+
+    def size(same, pair):
+        return laplace_backward._exchangeable_integrands(
+            nodes, 0.0, same, pair, batch=6.0, norm=norm, slopes=slopes
+        )[2]
+
+    assert (size(1.0, 0.0) > 0.0).all()
+    assert (size(0.0, 1.0) > 0.0).all()
+    np.testing.assert_allclose(size(1.0, -0.5), size(1.0, 0.0) + 0.5 * size(0.0, 1.0), rtol=1e-14)
+    np.testing.assert_allclose(size(0.0, 1.0), 5.0 * size(1.0, 0.0), rtol=1e-14)

@@ -185,6 +185,7 @@ def test_a_mode_that_rounding_decides():
     inside = math.nextafter(math.nextafter(at_end, 0.0), 0.0)
     exact = mp_oracle(1.0, (0.3, 0.4, inside), gradient, **shared)
     value, error = pullback(1.0, 0.3, 0.4, inside, gradient, **shared)
+    assert error < 1e-6
     size = max(abs(z) for z in exact[5:])
     assert value == pytest.approx(exact[5:], abs=size * (10.0 * error + 1e-13))
     # Rank 2 without it: infinite.

@@ -9,7 +9,7 @@ import positions_oracle
 import pytest
 
 from theory.errors import HypothesisError, NumericalError, SpecificationError
-from theory.routes import groupnorm, laplace_pairs, positions_core
+from theory.routes import groupnorm, laplace_pairs, positions_core, positions_pull
 from theory.routes.positions_lens import AngleStep, half_angle, lens
 from theory.routes.positions_limits import (
     position_limit_pull,
@@ -606,3 +606,27 @@ def test_stated_errors_are_honest(monkeypatch):
         for (step, error), (other, _) in zip(pulls, finer_pulls, strict=True):
             off = np.linalg.norm(step - other) / np.linalg.norm(other)
             assert off <= 10.0 * error + 1e-13
+
+
+def test_the_error_of_a_step_is_relative_to_its_norm():
+    """Frobenius norm where (pi_b, sqrt(S-1) pi_x) are the coordinates: by hand for S = 5."""
+    norm = _norm(2)
+    spectrum = PositionSpectrum.from_gaps(1.0, 0.5, 0.3, 0.6, positions=5)
+    pool, unit = positions_core.position_pool(spectrum, norm=norm, slopes=RELU)
+    fine = np.array([[[2.0, 3.0], [1.0, 4.0]]])
+    coarse = fine.copy()
+    coarse[0, 0, 1] *= 1.0 - 1e-4
+    coarse[0, 1, 0] *= 1.0 + 4e-4
+    _, error = positions_pull._matrix(pool, unit, (fine, coarse, np.zeros_like(fine)))
+    # (1e-4)^(3/2) of sqrt(4) 3 and (4e-4)^(3/2) of 1/sqrt(4), beside 2 and 4.
+    size = math.sqrt(2.0**2 + 6.0**2 + 0.5**2 + 4.0**2)
+    assert error == pytest.approx(math.hypot(1e-6 * 6.0, 8e-6 * 0.5) / size, rel=1e-3)
+
+
+def test_where_an_integrand_ends():
+    """The last place but one of a grid may still be above e^-DROP; the last may not."""
+    x, low = np.arange(5.0), -2.0 * positions_core._DROP
+    assert positions_core._last_above(x, np.array([0.0, 0.0, 0.0, 0.0, low])) == 4.0
+    assert positions_core._last_above(x, np.array([low, 0.0, low, low, low])) == 2.0
+    with pytest.raises(NumericalError, match="decays too slowly"):
+        positions_core._last_above(x, np.zeros(5))

@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 
 import theory as th
+from theory.operators import bind_pull
+from theory.program import NormAct
+from theory.states.base import Gradient
+from theory.states.exchangeable import Exchangeable
 
 PI = math.pi
 
@@ -231,6 +235,35 @@ def test_nearly_equal_real_samples_keep_their_gap() -> None:
         pred = th.predict(th.FeedForward(layer, depth=1), th.from_data(features))
         truth = float(mp_plain_gap(mpmath.nstr(gap, 30), 1)) * factor
         assert pred.gap[0] == pytest.approx(truth, rel=1e-8)
+
+
+def test_digits_lost_to_centering_are_stated() -> None:
+    """Two samples of unlike length: centered rows subtract squared differences of lengths and means."""
+    generator = np.random.default_rng(5)
+    for apart in (1e-2, 1e-4, 1e-6):
+        base = generator.normal(size=16) + 0.5
+        features = np.stack([base, base + apart * generator.normal(size=16)])
+        layer = th.Layer(
+            weights=th.centered_weights(weight_variance=1.25), norm=th.layer_norm(eps=0.75)
+        )
+        pred = th.predict(th.FeedForward(layer, depth=2), th.from_data(features))
+        with mpmath.workdps(50):
+            x = [[mpmath.mpf(v) for v in row] for row in features]
+            mean = [mpmath.fsum(row) / 16 for row in x]
+            k = [[mpmath.fdot(u, v) / 16 for v in x] for u in x]
+            for layer_index in range(2):
+                q, other, cross = (
+                    1.25 * (k[i][j] - mean[i] * mean[j]) for i, j in ((0, 0), (1, 1), (0, 1))
+                )
+                c, scale = cross / mpmath.sqrt(q * other), mpmath.sqrt((q + 0.75) * (other + 0.75))
+                theta, root = mpmath.acos(c), mpmath.sqrt(q * other) / scale
+                dual = (mpmath.sin(theta) + (mpmath.pi - theta) * c) / (2 * mpmath.pi)
+                truth = float(1 - 2 * dual)
+                error = pred.error["gap"][layer_index]
+                assert abs(pred.gap[layer_index] - truth) <= error + 1e-14 * truth
+                assert error < 1e-2 * truth
+                mean = [mpmath.sqrt(v / (v + 0.75) / (2 * mpmath.pi)) for v in (q, other)]
+                k = [[q / (q + 0.75) / 2, root * dual], [0, other / (other + 0.75) / 2]]
 
 
 def test_degenerate_and_infinite_moments() -> None:
@@ -476,3 +509,15 @@ def test_proportional_samples_stay_alike() -> None:
     layer = th.Layer(weights=th.centered_weights(), norm=th.layer_norm(eps=0.01))
     inputs = th.from_covariance(np.array([[1.0, 2.0], [2.0, 4.0]]))
     assert (th.predict(th.FeedForward(layer, depth=3), inputs).gap <= 1e-30).all()
+
+
+def test_errors_of_the_way_back_add_up() -> None:
+    """A layer adds a rounding, and what the second moment by which it divides is known to."""
+    exact = Exchangeable(4, 2.0, 0.3)
+    rough = exact._replace(second_moment_error=1e-3)
+    start = Gradient((1.0, 0.5), 0, 1e-5)
+    for norm, share in ((None, 0.0), (th.layer_norm(), 1.0)):
+        pull, _ = bind_pull(NormAct(norm, th.relu), exact)
+        fine, coarse = pull(exact, start).error, pull(rough, start).error
+        assert fine > 1e-5
+        assert coarse - fine == pytest.approx(share * 1e-3, rel=1e-6, abs=1e-18)

@@ -13,6 +13,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import theory as th
+from theory import streams
 from theory.laws import non_gaussian
 from theory.program import Fork, Linear, Merge, NormAct, Observe, Scale, lower
 from theory.specs.activations import Activation
@@ -565,3 +566,16 @@ def test_predictions_are_kept(tmp_path: Path) -> None:
     for name in ("second_moment", "gradient_norm", "branch_gradient_norm"):
         assert_allclose(getattr(again, name), getattr(prediction, name), rtol=0.0)
     assert "branch_gradient_norm" in set(prediction.to_frame()["observable"])
+
+
+def test_errors_of_a_sum_are_at_least_a_rounding():
+    """Equal samples included; shares weigh what the parts state: 3 parts of 1e-3 and 1 of 5e-3."""
+    q_error, gap_error = streams._errors(3.0, 1.0, 0.0, 0.0, 0.0, 1e-3, 5e-3, 1e-4, 2e-4)
+    assert q_error == pytest.approx(2e-3, rel=1e-9)
+    assert gap_error > 2e-4
+    assert min(streams._errors(1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)) > 0.0
+    # The same share of q and of the squared distance: no error of q moves the gap.
+    _, gap_error = streams._errors(3.0, 1.0, 0.0, 0.3, 0.1, 1e-3, 5e-3, 1e-4, 5e-4)
+    assert gap_error == pytest.approx(2e-4, rel=1e-9)
+    _, gap_error = streams._errors(3.0, 1.0, 0.0, 0.1, 0.1, 1e-3, 5e-3, 0.0, 0.0)
+    assert gap_error == pytest.approx(0.25 * 1e-3 + 0.25 * 5e-3, rel=1e-9)

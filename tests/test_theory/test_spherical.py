@@ -234,6 +234,9 @@ def test_rank_one(name):
     same = sphere_pair(activation(name), rank=1, radius=radius, correlation=1.0)
     assert same.gap == 0.0
     assert same.slope == same.slope_xy > 0.0
+    with mp.workdps(20):
+        squares = [SLOPE[name](sign * mp.mpf(radius)) ** 2 for sign in (1, -1)]
+    honest(same.slope, same.error, (squares[0] + squares[1]) / 2, 1)
 
 
 def test_equal_vectors():

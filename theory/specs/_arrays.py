@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
 
-__all__ = ["ArrayInputs", "frozen", "numeric", "require_nonzero", "unit_gaps"]
+__all__ = ["ArrayInputs", "frozen", "numeric", "require_nonzero"]
 
 FloatArray = NDArray[np.float64]
 
@@ -59,12 +59,3 @@ def require_nonzero(samples: FloatArray) -> None:
             "non-zero samples",
             "drop it: it has no angle",
         )
-
-
-def unit_gaps(unit: FloatArray) -> FloatArray:
-    """|u_a - u_b|^2/2 of all pairs of rows: 1 - cosine where both have length 1, without cancellation."""
-    gap = np.empty((len(unit),) * 2)
-    for row, one in enumerate(unit):
-        difference = unit - one
-        gap[row] = 0.5 * np.einsum("ai,ai->a", difference, difference)
-    return gap

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
-from theory.specs._arrays import ArrayInputs, frozen, numeric, require_nonzero, unit_gaps
+from theory.specs._arrays import ArrayInputs, frozen, numeric, require_nonzero
+from theory.specs._gaps import row_gaps
 
 __all__ = ["ImageInputs", "images"]
 
@@ -84,13 +85,7 @@ class ImageInputs(ArrayInputs):
     @cached_property
     def gap(self) -> FloatArray:
         """1 - cosine of every pair of points, (B S, B S); 1 where one of two is zero."""
-        norm = np.linalg.norm(self.points, axis=1, keepdims=True)
-        unit = np.divide(self.points, norm, out=np.zeros_like(self.points), where=norm > 0.0)
-        gap = unit_gaps(unit)
-        none = norm[:, 0] == 0.0
-        gap[none], gap[:, none] = 1.0, 1.0
-        np.fill_diagonal(gap, 0.0)
-        return frozen(gap)
+        return frozen(row_gaps(self.points))
 
 
 def images(features: Any) -> ImageInputs:

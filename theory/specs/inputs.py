@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
-from theory.specs._arrays import ArrayInputs, frozen, numeric, require_nonzero, unit_gaps
+from theory.specs._arrays import ArrayInputs, frozen, numeric, require_nonzero
 from theory.specs._check import integer, real
+from theory.specs._gaps import covariance_gaps, row_gaps
 from theory.specs.images import ImageInputs
 from theory.specs.spatial import SpatialInputs, position_shape
 
@@ -234,9 +235,8 @@ class DataInputs(ArrayInputs):
 
     @cached_property
     def gap(self) -> FloatArray:
-        """1 - cosine of every pair, from differences of the normalized samples; shape (B, B)."""
-        unit = self.features / np.linalg.norm(self.features, axis=1, keepdims=True)
-        return frozen(unit_gaps(unit))
+        """1 - cosine of every pair, to full relative precision; shape (B, B)."""
+        return frozen(row_gaps(self.features))
 
     @cached_property
     def covariance(self) -> FloatArray:
@@ -335,12 +335,8 @@ class CovarianceInputs(ArrayInputs):
 
     @cached_property
     def gap(self) -> FloatArray:
-        """1 - cosine of every pair of rows; only as precise as the covariance allows."""
-        root = np.sqrt(self.second_moment)
-        scaled = self.covariance / np.outer(root, root)
-        gap = np.clip(1.0 - scaled, 0.0, 2.0)
-        np.fill_diagonal(gap, 0.0)
-        return frozen(gap)
+        """1 - cosine of every pair of rows, to full relative precision of the given covariance."""
+        return frozen(covariance_gaps(self.covariance))
 
 
 def from_covariance(

@@ -19,6 +19,7 @@ __all__ = ["DISTANCE_FLOOR", "Full", "centered_rows", "squared_distances"]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
+_EPSILON = float(np.finfo(np.float64).eps)
 # (sqrt q_a - sqrt q_b)^2 relative to q, for q's that are equal up to rounding.
 DISTANCE_FLOOR = 1e-31
 
@@ -72,10 +73,10 @@ class Full:
         q, gap, exponent = self.second_moment, self.gap, self.exponent
         q_error, gap_error = self.second_moment_error, self.gap_error
         if centered and self.mean.any():
-            q, gap, inflation = _centered(q, gap, self.mean)
+            q, gap, inflation, lost = _centered(q, gap, self.mean)
             # q and m^2 inherit the same relative error; only what the last route added is inflated.
             q_error += (inflation - 1.0) * self.local_error
-            gap_error += (inflation - 1.0) * self.local_error
+            gap_error += (inflation - 1.0) * self.local_error + lost
         q = q * weight_variance
         largest = max(q.tolist())
         if not SMALL < largest < LARGE:
@@ -154,11 +155,11 @@ class Full:
 
 def _centered(
     q: FloatArray, gap: FloatArray, mean: FloatArray
-) -> tuple[FloatArray, FloatArray, float]:
-    """q - m^2, gap' = sqrt(q_a q_b) (gap - 1 + cos(theta_a - theta_b)) / sqrt(q'_a q'_b), inflation.
+) -> tuple[FloatArray, FloatArray, float, float]:
+    """q - m^2 and gap' = sqrt(q_a q_b) (gap - 1 + cos(theta_a - theta_b)) / sqrt(q'_a q'_b).
 
     With m = sqrt(q) sin(theta): proportional rows have equal angles, so that gap 0 stays 0 to squared
-    rounding however different the q are.
+    rounding however different the q are.  Then the error's inflation, and digits lost.
     """
     centered = q - mean**2
     if (centered <= 1e-15 * q).any():
@@ -176,7 +177,11 @@ def _centered(
     turn = np.where(cosine > 0.0, sine**2 / (1.0 + np.maximum(cosine, 0.0)), 1.0 - cosine)
     new_gap = norms * (gap - turn) / outer
     np.fill_diagonal(new_gap, 0.0)
-    return centered, np.clip(new_gap, 0.0, 2.0), float((q / centered).max())
+    # Roundings of the turn, and of the sine in it: means are known to the rounding of the features.
+    slip = turn + 4.0 * np.abs(sine)
+    apart = new_gap > 0.0
+    lost = _EPSILON * ((norms * slip)[apart] / (outer * new_gap)[apart]).max(initial=0.0)
+    return centered, np.clip(new_gap, 0.0, 2.0), float((q / centered).max()), float(lost)
 
 
 def centered_rows(state: Full, *, constant: Callable[[BoolArray], None]) -> Full:
@@ -191,7 +196,8 @@ def centered_rows(state: Full, *, constant: Callable[[BoolArray], None]) -> Full
     new_q, new_gap = np.zeros_like(q), np.ones_like(state.gap)
     np.fill_diagonal(new_gap, 0.0)
     both = np.ix_(kept, kept)
-    new_q[kept], new_gap[both], inflation = _centered(q[kept], state.gap[both], mean[kept])
+    parts = _centered(q[kept], state.gap[both], mean[kept])
+    new_q[kept], new_gap[both], inflation, lost = parts
     excess = (inflation - 1.0) * state.local_error
     return Full(
         new_q,
@@ -199,7 +205,7 @@ def centered_rows(state: Full, *, constant: Callable[[BoolArray], None]) -> Full
         np.zeros_like(q),
         state.exponent,
         state.second_moment_error + excess,
-        state.gap_error + excess,
+        state.gap_error + excess + lost,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,9 @@ def _with_pool(norm: Normalizer, **changes: Any) -> Normalizer:
 
 
 @st.composite
-def ring_layers(pick: DrawFn) -> Layer:
-    """A pool over the positions of one channel, and an activation with a route for it."""
-    norm = pick(draw.ratios(samples=False, channels=[1], equal=True))
+def ring_layers(pick: DrawFn, channels: Sequence[int] = (1,)) -> Layer:
+    """A pool over the positions of few channels, and an activation with a route for it."""
+    norm = pick(draw.ratios(samples=False, channels=channels, equal=True))
     phi = pick(draw.activations(names=draw.HOMOGENEOUS))
     return Layer(weights=pick(draw.weights()), norm=norm, activation=phi)
 
@@ -171,6 +172,41 @@ def large_batches_have_a_limit(case: Case) -> None:
         first, second, limit = (np.asarray(getattr(p, name)) for p in preds)
         close(name, second, limit, 0.02)
         assert np.all(np.abs(second - limit) <= 0.75 * np.abs(first - limit) + 1e-9), name
+
+
+@st.composite
+def ring_pairs(pick: DrawFn, layers: Layers) -> Case:
+    """Two samples over 256 positions, neither equal nor opposite."""
+    inputs = exchangeable(
+        batch=2,
+        gap=pick(st.just(1.0) | st.floats(0.01, 1.5)),
+        positions=256,
+        position_gap=pick(st.just(1.0) | st.floats(0.05, 1.0)),
+    )
+    return Case(FeedForward(pick(layers), depth=pick(st.integers(1, 2))), inputs)
+
+
+@law(
+    "pools over S positions tend to a limit as 1/S",
+    layers=lambda: ring_layers(channels=[1, 2, 4]),
+    subjects=ring_pairs,
+)
+def many_positions_have_a_limit(case: Case) -> None:
+    """From S = 512 to 1024 about half as much changes as from 256 to 512."""
+    norm, inputs = case.layer.norm, case.inputs
+    if norm is None or norm.pool.samples or not norm.pool.positions or norm.gate is not None:
+        raise NotApplicable
+    if norm.pool.channels == math.inf or not isinstance(inputs, SpatialInputs):
+        raise NotApplicable
+    if case.layer.activation.ray_slopes is None:
+        raise NotApplicable  # sampled: no 1/S is seen behind its standard errors
+    sizes = [dataclasses.replace(inputs, shape=(size,)) for size in (256, 512, 1024)]
+    preds = [predict(case.network, given) for given in sizes]
+    for name in ("gap", "log_second_moment", "log_gradient_norm"):
+        first, second, third = (np.asarray(getattr(pred, name)) for pred in preds)
+        error = stated(*preds, name=name) + ROUNDING
+        close(name, third, second, 0.02)
+        assert np.all(np.abs(third - second) <= 0.75 * np.abs(second - first) + error), name
 
 
 def _over_std() -> Layers:

@@ -16,16 +16,19 @@ from hypothesis import strategies as st
 from theory.errors import HypothesisError
 from theory.recursion import predict
 from theory.regimes import regime
-from theory.specs.activations import relu
+from theory.specs.activations import identity, relu
 from theory.specs.inputs import (
     CovarianceInputs,
     DataInputs,
     ExchangeableInputs,
     exchangeable,
     from_covariance,
+    from_data,
 )
-from theory.specs.networks import FeedForward, Network
+from theory.specs.networks import FeedForward, Layer, Network
+from theory.specs.normalizers import evonorm_s0, layer_norm
 from theory.specs.spatial import SpatialInputs
+from theory.specs.weights import centered_weights
 from theory.testing import strategies as draw
 from theory.testing.cases import Case, cases, predictable_layers
 from theory.testing.checks import ROUNDING, Layers, agree, close, corners, law, stated
@@ -69,7 +72,21 @@ def stable_rank_is_between_one_and_batch(case: Case) -> None:
     assert np.all(pred.stable_rank <= case.inputs.batch + slack), pred.stable_rank
 
 
-@law("equal samples stay equal, or their pool has no variance and the theory says so")
+def _sampled_positions() -> list[Case]:
+    """Found by the thorough profile: two equal samples whose positions are sampled differed by a rounding."""
+    layer = Layer(norm=evonorm_s0(), activation=identity)
+    return [
+        Case(
+            FeedForward(layer, depth=1),
+            exchangeable(batch=2, gap=1.0, positions=2, position_gap=1.0),
+        )
+    ]
+
+
+@law(
+    "equal samples stay equal, or their pool has no variance and the theory says so",
+    pinned=_sampled_positions,
+)
 def equal_samples_stay_equal(case: Case) -> None:
     """c = 1 is a fixed point; BN of identical samples raises."""
     inputs = case.inputs
@@ -136,7 +153,22 @@ def _dividing() -> Layers:
     return predictable_layers(divides=True)
 
 
-@law("N(a h) with eps a^2, and EvoNorm-S0's gate over a, is N(h)", layers=_dividing)
+def _unequal_lengths() -> list[Case]:
+    """Found by the thorough profile: means of unlike samples cancel, and lost digits were not stated."""
+    layer = Layer(
+        weights=centered_weights(weight_variance=1.25),
+        norm=dataclasses.replace(layer_norm(), eps=0.75),
+    )
+    rows = [[0.12572486, -0.13210125, 0.64043569, 0.10490959]]
+    rows += [[0.12572318, -0.13211752, 0.64041642, 0.10490053]]
+    return [Case(FeedForward(layer, depth=2), from_data(np.array(rows)), factor=1.5)]
+
+
+@law(
+    "N(a h) with eps a^2, and EvoNorm-S0's gate over a, is N(h)",
+    layers=_dividing,
+    pinned=_unequal_lengths,
+)
 def units_do_not_matter(case: Case) -> None:
     """Weights a times as large: the same activations and gradient ratios."""
     norm, a = case.layer.norm, case.factor
