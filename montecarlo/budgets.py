@@ -89,7 +89,8 @@ class Budget:
     make a pilot's variance depend on its mean.
     Convolutions on a ``ring`` of 16 and on a ``torus`` of 64 positions cost many times more, with
     explicit weights (``ring_rows``, ``torus_rows``) above all; None leaves them out, as it does
-    ``residual`` networks.  ``tightening`` multiplies every margin.
+    ``images``, whose weights are explicit too, and ``residual`` networks.  ``tightening`` multiplies
+    every margin.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Budget:
     ring_rows: Grid | None = None
     torus: Grid | None = None
     torus_rows: Grid | None = None
+    images: Grid | None = None
     residual: ResidualGrids | None = None
     tightening: float = 1.0
 
@@ -188,6 +190,9 @@ DEFAULT = Budget(
     torus_rows=Grid(
         depth=24, forward=(), backward=(1, 8, 16), widths=(480, 720, 960), pilot=16, largest=48
     ),
+    images=Grid(
+        depth=4, forward=(2, 4), backward=(1,), widths=(80, 160, 320), pilot=64, largest=1500
+    ),
     residual=ResidualGrids(
         blocks=Grid(
             depth=12,
@@ -225,6 +230,7 @@ LONG = replace(
     heavy=replace(DEFAULT.heavy, pilot=6400, largest=6400) if DEFAULT.heavy else None,
     ring=replace(DEFAULT.ring, largest=1200) if DEFAULT.ring else None,
     torus=replace(DEFAULT.torus, largest=600) if DEFAULT.torus else None,
+    images=replace(DEFAULT.images, largest=6000) if DEFAULT.images else None,
     residual=ResidualGrids(
         blocks=Grid(
             depth=32,

@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from montecarlo.case import INPUTS, Case, Control, InputKind
+from montecarlo.claim_cases import LINEAR, PADDED
 from montecarlo.residual_cases import CASES
 from montecarlo.spatial_cases import BATCH, ESSENTIAL, LAYERS, SHAPES
 from montecarlo.wrong_laws import (
     group_without_outer_product,
     independent_denominators,
+    rank_by_root,
     samples_on_their_own,
 )
 from theory.errors import out_of_domain
@@ -131,6 +133,13 @@ _LAYERS: tuple[tuple[str, str, Layer, tuple[Control, ...]], ...] = (
                 quantity="similarity",
                 law=lambda _, right: independent_denominators(right, group_size=6),
             ),
+            Control(
+                "the bound as a law",
+                "rank ∝ √(width/G), from its value at G = 4",
+                _GN6,
+                quantity="stable_rank",
+                law=lambda batch, right: rank_by_root(right, batch=batch, sizes=(4, 6)),
+            ),
         ),
     ),
     (
@@ -188,8 +197,9 @@ def cases(kind: str) -> tuple[Case, ...]:
     kind
         ``"synthetic"``: an exchangeable batch with correlation 0.3; ``"digits"``: 16 handwritten
         digits with their full covariance; ``"ring"``, ``"torus"``: 4 samples on 16 and on 8 x 8
-        positions; ``"residual"``: residual networks; ``"all"``: everything but the
-        torus and most of the ring, whose 24 layers of convolutions take longer than all the rest.
+        positions; ``"images"``: 4 digits of 4 x 4 pixels; ``"residual"``: residual networks;
+        ``"all"``: everything but the torus and most of the ring, whose 24 layers of convolutions take
+        longer than all the rest.
 
     Raises
     ------
@@ -201,11 +211,14 @@ def cases(kind: str) -> tuple[Case, ...]:
         raise out_of_domain("inputs", kind, f"{names} or all", "check the spelling")
     if kind == "all":
         spatial = [case for case in _over_positions("ring") if case.name in ESSENTIAL]
-        return (*_at_one_position("synthetic"), *_at_one_position("digits"), *spatial, *CASES)
-    if kind == "residual":
-        return CASES
+        single = (*cases("synthetic"), *cases("digits"))
+        return (*single, *spatial, *PADDED, *CASES)
+    if kind in ("images", "residual"):
+        return PADDED if kind == "images" else CASES
     (inputs,) = (known for known in INPUTS if known == kind)
-    return _over_positions(inputs) if inputs in SHAPES else _at_one_position(inputs)
+    if inputs in SHAPES:
+        return _over_positions(inputs)
+    return (*_at_one_position(inputs), *((LINEAR,) if inputs == "synthetic" else ()))
 
 
 def _over_positions(inputs: InputKind) -> tuple[Case, ...]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from montecarlo.case import Case
 from montecarlo.controls import EFFECT, ControlRow, control_row
+from montecarlo.departure import Departure, Deviation, departure
 from montecarlo.predictions import Theory
 from montecarlo.verdicts import Check, Curve, Row, Verdict
 
@@ -35,7 +36,7 @@ class Claim:
     quantities
         Names of ``margins.QUANTITIES`` that decide.
     deviation
-        Where and why theory departs from the paper; empty where it does not.
+        Where and why theory departs from the paper; None where it does not.
     """
 
     id: str
@@ -45,7 +46,7 @@ class Claim:
     cases: tuple[str, ...]
     quantities: tuple[str, ...]
     number: Callable[[], float] | None = None
-    deviation: str = ""
+    deviation: Deviation | None = None
 
     @property
     def finding(self) -> Finding:
@@ -53,6 +54,13 @@ class Claim:
         head = self.id.partition(".")[0]
         assert head in ("i", "ii", "iii", "ours")
         return head  # type: ignore[return-value]
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """``cases``, and the one that a deviation intervenes with."""
+        if self.deviation is None:
+            return self.cases
+        return tuple(dict.fromkeys((*self.cases, self.deviation.intervention.case)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +73,7 @@ class ClaimResult:
     claim: Claim
     rows: tuple[Row, ...]
     controls: tuple[ControlRow, ...]
+    departure: Departure | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -112,5 +121,15 @@ def results_of(
                     row = control_row(case, control, about, theories, curves, level=level)
                     judged.append(row)
         shown = tuple(row for row in judged if row.effect >= EFFECT)
-        found.append(ClaimResult(claim=claim, rows=tuple(r for _, r in pairs), controls=shown))
+        measured = None
+        if claim.deviation is not None:
+            measured = departure(claim.deviation, rows, judged, curves, level=level)
+        found.append(
+            ClaimResult(
+                claim=claim,
+                rows=tuple(row for _, row in pairs),
+                controls=shown,
+                departure=measured,
+            )
+        )
     return tuple(found)

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from montecarlo.claim import ClaimResult
-from montecarlo.figures import png, row_of, styled
+from montecarlo.figures import legend_below, png, row_of, styled
 from montecarlo.margins import QUANTITIES
 from montecarlo.verdicts import Curve, Row
 from montecarlo.verify import Run
 
 __all__ = ["evidence"]
 
-_PANELS = 4
+_PANELS, _SIZE = 4, 2.9
 _THEORY, _SIMULATION, _WRONG = "#0072B2", "#222222", "#D55E00"
 
 
@@ -22,7 +22,7 @@ _THEORY, _SIMULATION, _WRONG = "#0072B2", "#222222", "#D55E00"
 def evidence(run: Run, result: ClaimResult) -> bytes:
     """Up to four of the claim's tests, each extrapolated to infinite width, as PNG bytes."""
     rows = _chosen(result)
-    drawing, panels = row_of(len(rows), size=3.4)
+    drawing, panels = row_of(len(rows), size=_SIZE)
     for ax, row in zip(panels, rows, strict=True):
         _extrapolation(ax, run.curves[f"{row.case}/{row.inputs}", row.quantity], row)
         wrong = [
@@ -45,7 +45,8 @@ def evidence(run: Run, result: ClaimResult) -> bytes:
                     color=_WRONG,
                     fontsize=6.5,
                 )
-    panels[0].legend(frameon=False, fontsize=6.5)
+    # Two rows under a single panel, which is as wide as one of four.
+    legend_below(drawing, panels[0], columns=4 if len(rows) > 1 else 2)
     return png(drawing)
 
 
@@ -89,5 +90,5 @@ def _extrapolation(ax: Any, curve: Curve, row: Row) -> None:
         label="infinite width (interval)",
     )
     what = f"{QUANTITIES[row.quantity].label}, layer {row.layer}"
-    ax.set_title(f"{row.case}, {row.inputs}: {row.verdict}\n{what}")
+    ax.set_title(f"{row.case}, {row.inputs}\n{what}: {row.verdict}", fontsize=7.5)
     ax.set_xlabel("1 / width")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
@@ -27,6 +27,7 @@ __all__ = [
     "LOOK",
     "agreement",
     "figure_of",
+    "legend_below",
     "normalizer",
     "overview",
     "p_values",
@@ -41,6 +42,7 @@ _INPUT_STYLES = {
     "digits": ("#D55E00", "--", "s"),
     "ring": ("#009E73", "-.", "^"),
     "torus": ("#CC79A7", ":", "D"),
+    "images": ("#E69F00", "--", "P"),
     "residual": ("#56B4E9", "-", "v"),
 }
 _MARKERS = "os^Dv"
@@ -56,13 +58,14 @@ LOOK: dict[Any, Any] = {
 
 
 Arguments = ParamSpec("Arguments")
+Drawn = TypeVar("Drawn")
 
 
-def styled(draw: Callable[Arguments, bytes]) -> Callable[Arguments, bytes]:
+def styled(draw: Callable[Arguments, Drawn]) -> Callable[Arguments, Drawn]:
     """Draw with this report's settings; matplotlib's global ones are left alone."""
 
     @wraps(draw)
-    def styled(*args: Arguments.args, **kwargs: Arguments.kwargs) -> bytes:
+    def styled(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Drawn:
         with matplotlib.rc_context(LOOK):
             return draw(*args, **kwargs)
 
@@ -173,7 +176,7 @@ def normalizer(run: Run, name: str) -> bytes:
         ax.set_title(_title(quantity))
         ax.set_xlabel("layer")
         _integer_ticks(ax, run)
-    panels[0].legend(frameon=False)
+    legend_below(figure, panels[0], columns=len(chosen))
     _extrapolation(panels[-1], run, chosen)
     return png(figure)
 
@@ -208,8 +211,7 @@ def _extrapolation(ax: Any, run: Run, chosen: Sequence[Case]) -> None:
             marker="_",
         )
     ax.axhline(0.0, color="0.8", linewidth=0.8, zorder=0)
-    ax.set_title("gradient, layer 1")
-    ax.set_ylabel("simulation − theory")
+    ax.set_title("gradient, layer 1:\nsimulation − theory")
     ax.set_xlabel("1 / width (bars: 2 s.e.)")
 
 
@@ -261,21 +263,33 @@ def figure_of(width: float, height: float) -> Figure:
 
 
 def row_of(count: int, *, size: float) -> tuple[Figure, Any]:
-    """``count`` panels side by side, ``size`` inches wide each, with fixed margins.
+    """``count`` panels side by side, ``size`` inches wide each, with room for a legend below them.
 
     A layout engine would draw everything twice, and a report has a figure per claim and case.
     """
-    width, height = size * count, 2.5
+    width, height = size * count, 2.7
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     figure.subplots_adjust(
         left=0.62 / width,
         right=1.0 - 0.1 / width,
-        bottom=0.45 / height,
+        bottom=0.67 / height,
         top=1.0 - 0.42 / height,
         wspace=0.62 / (size - 0.62),
     )
     return figure, np.atleast_1d(figure.subplots(1, count))
+
+
+def legend_below(figure: Figure, ax: Any, *, columns: int) -> None:
+    """What the panel ``ax`` shows, in the strip that ``row_of`` leaves: no legend covers data."""
+    figure.legend(
+        *ax.get_legend_handles_labels(),
+        loc="lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=7.0,
+        borderaxespad=0.1,
+    )
 
 
 def png(figure: Figure) -> bytes:

@@ -39,6 +39,7 @@ class InputChoice(StrEnum):
     synthetic = "synthetic"
     ring = "ring"
     torus = "torus"
+    images = "images"
     residual = "residual"
     all = "all"
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 
 from montecarlo.verdicts import VERDICTS
 
-__all__ = ["escape", "figure", "table"]
+__all__ = ["escape", "figure", "folded", "table"]
+
+_LONG = 12
 
 
 def escape(text: str) -> str:
@@ -17,12 +19,16 @@ def escape(text: str) -> str:
 
 
 def table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], *, text: tuple[int, ...] = ()
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    words: tuple[int, ...] = (),
+    text: tuple[int, ...] = (),
 ) -> str:
-    """An HTML table; columns ``text`` are words, and a verdict in a cell colors it."""
+    """An HTML table of numbers; columns ``words`` stay on one line, ``text`` wraps, verdicts have colors."""
 
     def cell(tag: str, column: int, value: str) -> str:
-        kind = ["text"] if column in text else []
+        kind = ["text"] if column in text else ["words"] if column in words else []
         kind += [word for word in value.split() if word in VERDICTS][:1]
         attribute = f' class="{" ".join(kind)}"' if kind else ""
         return f"<{tag}{attribute}>{escape(value)}</{tag}>"
@@ -41,3 +47,9 @@ def figure(png: bytes, caption: str) -> str:
         f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
+
+
+def folded(summary: str, body: str, *, lines: int) -> str:
+    """``body`` below a line that opens and closes it; a long one begins closed."""
+    state = "" if lines > _LONG else " open"
+    return f"<details{state}><summary>{escape(summary)}</summary>{body}</details>"

@@ -1,19 +1,33 @@
-"""Claims in a report: the table that it opens with, a section each, JSON, and JUnit XML."""
+"""Claims in a report: the table that it opens with, departures from the paper, a section each."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-from xml.etree import ElementTree
+from collections.abc import Iterable
 
 from montecarlo.claim import Claim, ClaimResult
 from montecarlo.claim_figures import evidence
+from montecarlo.claim_pictures import PICTURES
+from montecarlo.controls import ControlRow
+from montecarlo.departure import Measured
 from montecarlo.margins import QUANTITIES
-from montecarlo.pieces import escape, figure, table
-from montecarlo.verdicts import remarks
+from montecarlo.pieces import escape, figure, folded, table
+from montecarlo.verdicts import Row, remarks
 from montecarlo.verify import Run
 
-__all__ = ["claims_json", "claims_overview", "claims_sections", "junit_text", "value_text"]
+__all__ = [
+    "again",
+    "claims_overview",
+    "claims_sections",
+    "controls_table",
+    "departures",
+    "picture",
+    "value_text",
+]
+
+AGAIN = (
+    "A claim run alone has fewer tests than the whole run: each is judged at a higher level, and "
+    "fewer networks may do. Those that both runs simulate are the same, bit by bit."
+)
 
 
 def value_text(claim: Claim) -> str:
@@ -21,6 +35,11 @@ def value_text(claim: Claim) -> str:
     if claim.number is None:
         return claim.exact
     return f"{claim.exact}: {claim.number():.6g}"
+
+
+def again(claim: Claim, *, command: str) -> str:
+    """The command that tests this claim alone; ``command`` has everything but the choice."""
+    return f"{command} --only {claim.id}"
 
 
 def _controls_text(result: ClaimResult) -> str:
@@ -33,7 +52,7 @@ def claims_overview(run: Run) -> str:
     rows = [
         (
             result.claim.id,
-            result.claim.statement + (" (deviates from the paper)" * bool(result.claim.deviation)),
+            result.claim.statement + " (Departs from the paper.)" * bool(result.claim.deviation),
             value_text(result.claim),
             str(len(result.rows)),
             result.judged,
@@ -42,36 +61,90 @@ def claims_overview(run: Run) -> str:
         for result in run.claims
     ]
     header = ("claim", "statement", "theory says", "tests", "verdict", "wrong theories")
-    return table(header, rows, text=(0, 1, 2, 4, 5))
+    return table(header, rows, words=(0, 5), text=(1, 2, 4))
 
 
-def claims_sections(run: Run, *, command: str) -> list[str]:
-    """Statement, evidence over widths, tests and controls of every claim."""
+def _measured(value: Measured | None) -> tuple[str, str, str, str]:
+    if value is None:
+        return "not measured in this run", "", "", ""
+    effect = f"{value.effect:+.4f} ± {value.half_width:.4f}"
+    return value.what, f"{value.found:.4f}", f"{value.reference:.4f}", effect
+
+
+def departures(results: Iterable[ClaimResult]) -> str:
+    """Every departure from the paper: its measured effect, and what an intervention leaves of it."""
+    rows = []
+    for result in results:
+        deviation, found = result.claim.deviation, result.departure
+        if deviation is None or found is None:
+            continue
+        rows.append((result.claim.id, deviation.paper, *_measured(found.effect)))
+        rows.append(("", f"Intervention: {deviation.change}", *_measured(found.intervention)))
+    if not rows:
+        return ""
+    header = ("claim", "the paper; the intervention", "measured", "simulated", "against", "effect")
+    return table(header, rows, words=(0,), text=(1, 2))
+
+
+def picture(run: Run, claim: str) -> str:
+    """The picture of a claim as a whole, where there is one and the run has points for it."""
+    if claim not in PICTURES:
+        return ""
+    draw, caption = PICTURES[claim]
+    drawn = [draw(run, result) for result in run.claims if result.claim.id == claim]
+    return "".join(figure(png, caption) for png in drawn if png is not None)
+
+
+def claims_sections(run: Run, *, command: str, opened: tuple[str, ...] = ()) -> list[str]:
+    """Statement, evidence over widths, tests and controls of every claim.
+
+    Parameters
+    ----------
+    run
+        What is reported.
+    command
+        Reproduces it but for the choice of cases.
+    opened
+        Claims whose picture stands elsewhere.
+    """
     body = []
     for result in run.claims:
         claim = result.claim
         body.append(
             f'<h3 id="{escape(claim.id)}">{escape(claim.id)}: {escape(claim.statement)}</h3>'
             f"<p>{escape(claim.source)}. Theory: {escape(value_text(claim))}. "
-            f'<span class="{result.verdict}">{result.judged}</span>; seed {run.seed}; again: '
-            f"<code>{escape(f'{command} --only {claim.id}')}</code></p>"
+            f'<span class="{result.verdict}">{escape(result.judged)}</span>; wrong theories: '
+            f"{escape(_controls_text(result))}; seed {run.seed}; again: "
+            f"<code>{escape(again(claim, command=command))}</code></p>"
         )
         if claim.deviation:
-            body.append(f"<p><b>Departs from the paper.</b> {escape(claim.deviation)}</p>")
+            body.append(
+                f"<p><b>Departs from the paper.</b> {escape(claim.deviation.paper)} "
+                f"<b>Found:</b> {escape(claim.deviation.why)}</p>"
+            )
+            body.append(departures([result]))
+        if claim.id not in opened:
+            body.append(picture(run, claim.id))
         body.append(
             figure(
                 evidence(run, result),
-                "Means over networks at several widths, extrapolated to infinite width; the interval "
-                "there holds at the run's per-test level. Dotted: wrong theories. Logarithms of gradients "
-                "compare a layer with the last one: λ is the factor of the layers between, and the "
-                "first ones, which have not settled, have factors of their own.",
+                "Means over networks at several widths, extrapolated to infinite width, with the interval "
+                "at the run's per-test level. Dotted: wrong theories nearby."
+                + _SCALE
+                * any("gradient" in row.quantity for row in result.rows),
             )
         )
-        body += [_tests(result), _wrong(result)]
+        body += [_tests(run, result), _wrong(result)]
     return body
 
 
-def _tests(result: ClaimResult) -> str:
+_SCALE = (
+    " Logarithms of gradients compare a layer with the last one: λ is the factor of the layers between, and "
+    "the first ones, which have not settled, have factors of their own."
+)
+
+
+def _tests(run: Run, result: ClaimResult) -> str:
     rows = []
     for row in result.rows:
         show = QUANTITIES[row.quantity].show
@@ -80,82 +153,73 @@ def _tests(result: ClaimResult) -> str:
                 f"{row.case}/{row.inputs}",
                 QUANTITIES[row.quantity].label,
                 str(row.layer),
-                f"{row.theory:.5f}",
+                _over_widths(run, row),
                 f"{row.simulation:.5f} ± {row.half_width:.5f}",
+                f"{row.theory:.5f}",
                 show(row.margin / row.layers),
                 " ".join((row.verdict, *remarks(row))),
             )
         )
-    header = ("case", "quantity", "layer", "theory", "simulation, interval", "margin", "verdict")
-    return table(header, rows, text=(0, 1, 6))
+    header = (
+        "case",
+        "quantity",
+        "layer",
+        "simulation at each width, ± 2 s.e.",
+        "extrapolated, interval",
+        "theory",
+        "margin",
+        "verdict",
+    )
+    body = table(header, rows, words=(0, 1, 7), text=(3,))
+    return folded(f"{len(rows)} tests", body, lines=len(rows))
+
+
+def _over_widths(run: Run, row: Row) -> str:
+    curve, index = run.curves[f"{row.case}/{row.inputs}", row.quantity], row.layer - 1
+    return "; ".join(
+        f"{width}: {mean:.4f} ± {2.0 * sem:.4f}"
+        for width, mean, sem in zip(
+            curve.widths, curve.means[:, index], curve.sems[:, index], strict=True
+        )
+    )
 
 
 def _wrong(result: ClaimResult) -> str:
-    if not result.controls:
+    count = len(result.controls)
+    if not count:
         return ""
+    return folded(f"{count} wrong theories", controls_table(result.controls), lines=count)
+
+
+def controls_table(controls: Iterable[ControlRow]) -> str:
+    """Wrong theories, each where it is furthest from the true one."""
+    header = (
+        "case",
+        "wrong theory",
+        "mistake",
+        "shows in",
+        "layer",
+        "wrong",
+        "true",
+        "simulation",
+        "effect / margin",
+        "p",
+        "verdict",
+    )
     rows = [
         (
             f"{control.case}/{control.inputs}",
             control.control,
             control.statement,
             QUANTITIES[control.quantity].label,
+            str(control.layer),
             f"{control.wrong:.4f}",
             f"{control.theory:.4f}",
+            f"{control.simulation:.4f}",
             f"{control.effect:.1f}",
-            "REJECTED" if control.rejected else "NOT REJECTED",
+            f"{control.p:.1e}",
+            "rejected" if control.rejected else "NOT REJECTED",
         )
-        for control in result.controls
+        for control in controls
     ]
-    header = ("case", "wrong theory", "mistake", "shows in", "wrong", "true", "margins", "verdict")
-    return table(header, rows, text=(0, 1, 2, 3, 7))
-
-
-def claims_json(run: Run) -> list[dict[str, Any]]:
-    """Claims as JSON values; ``rows`` and ``controls`` as in the rest of the document."""
-    return [
-        {
-            "id": result.claim.id,
-            "finding": result.claim.finding,
-            "statement": result.claim.statement,
-            "source": result.claim.source,
-            "exact": result.claim.exact,
-            "number": None if result.claim.number is None else result.claim.number(),
-            "deviation": result.claim.deviation,
-            "verdict": result.verdict,
-            "judged": result.judged,
-            "cases": list(result.claim.cases),
-            "quantities": list(result.claim.quantities),
-            "rows": [dataclasses.asdict(row) for row in result.rows],
-            "controls": [dataclasses.asdict(control) for control in result.controls],
-        }
-        for result in run.claims
-    ]
-
-
-def junit_text(run: Run) -> str:
-    """JUnit XML: a test case per claim and per wrong theory; REJECTED fails, INCONCLUSIVE is skipped."""
-    suite = ElementTree.Element("testsuite", name="normcompass verify")
-    failures = skipped = 0
-    for result in run.claims:
-        claim = result.claim
-        case = ElementTree.SubElement(
-            suite, "testcase", classname=f"claims.{claim.finding}", name=claim.id
-        )
-        ElementTree.SubElement(case, "system-out").text = f"{result.judged}: {claim.statement}"
-        if result.verdict == "REJECTED":
-            failures += 1
-            ElementTree.SubElement(case, "failure", message=claim.statement)
-        elif result.verdict == "INCONCLUSIVE":
-            skipped += 1
-            ElementTree.SubElement(case, "skipped", message="inconclusive: more networks needed")
-    for control in run.controls:
-        name = f"{control.control} ({control.case}/{control.inputs})"
-        case = ElementTree.SubElement(suite, "testcase", classname="controls", name=name)
-        if not control.rejected:
-            failures += 1
-            ElementTree.SubElement(case, "failure", message="a wrong theory was not rejected")
-    suite.set("tests", str(len(suite)))
-    suite.set("failures", str(failures))
-    suite.set("skipped", str(skipped))
-    ElementTree.indent(suite)
-    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+    return table(header, rows, words=(0, 1, 3, 10), text=(2,))

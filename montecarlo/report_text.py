@@ -12,7 +12,8 @@ h1 { margin-bottom: 0.2em } h2 { margin-top: 2em; border-bottom: 1px solid #ccc 
 img { max-width: 100%; height: auto }
 table { border-collapse: collapse; font-size: 13px; margin: 0.6em 0 }
 th, td { padding: 0.15em 0.7em; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap }
-th { background: #f4f4f4 } .text { text-align: left; white-space: normal }
+th { background: #f4f4f4 } .text, .words { text-align: left } .text { white-space: normal; min-width: 9em }
+details { margin: 0.6em 0; overflow-x: auto } summary { cursor: pointer; color: #555; font-size: 13px }
 .count { display: inline-block; padding: 0.3em 0.9em; margin-right: 0.6em; background: #eee }
 .CONFIRMED { color: #0072B2 } .REJECTED { color: #D55E00; font-weight: bold }
 .INCONCLUSIVE { color: #777; font-weight: bold }
@@ -47,6 +48,7 @@ INPUTS = (
     "exactly at an input dimension equal to the width. All other cases see the pixels themselves. "
     "ring, torus: 4 samples on a ring of 16 positions and on 8 x 8 positions, correlations 0.3 of "
     "samples and 0.5 of positions, with circular convolutions of kernel 3. "
+    "images: 4 digits of 4 x 4 pixels (means over 2 x 2), with zero and with circular padding of kernel 3. "
     "residual: residual blocks behind a linear map that makes their input Gaussian, 8 samples with "
     "correlation 0.3 (16 for VN and EvoNorm-B0); over positions 4 samples on 16, correlations 0.1 and 0.2. "
     "Layers are blocks, and gradients those at the streams."

@@ -98,7 +98,7 @@ def select(inputs: str, *, only: Sequence[str] = (), skip: Sequence[str] = ()) -
         A name that no case has, or nothing left.
     """
     available = cases(inputs)
-    of_claim = {claim.id: set(claim.cases) for claim in CLAIMS}
+    of_claim = {claim.id: set(claim.wanted) for claim in CLAIMS}
     known = {name for case in available for name in (case.name, case.id)} | set(of_claim)
     for argument, names in (("only", only), ("skip", skip)):
         for name in names:

@@ -12,11 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.fixed_points import fixed_point
+from theory.recursion import predict
 from theory.routes.arccosine import ray_gap
-from theory.specs.networks import FeedForward
+from theory.specs.inputs import exchangeable
+from theory.specs.networks import FeedForward, Layer
+from theory.specs.normalizers import group_norm
 from theory.zoo import zoo
 
-__all__ = ["group_without_outer_product", "independent_denominators", "samples_on_their_own"]
+__all__ = [
+    "group_without_outer_product",
+    "independent_denominators",
+    "rank_by_root",
+    "samples_on_their_own",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -58,3 +66,14 @@ def independent_denominators(right: FloatArray, *, group_size: int) -> FloatArra
     while len(found) < len(right):
         found.append(shrink * (1.0 - float(ray_gap(1.0 - found[-1], slopes=(1.0, 0.0)))))
     return np.array(found)
+
+
+def rank_by_root(right: FloatArray, *, batch: int, sizes: tuple[int, int]) -> FloatArray:
+    """log rank = log rank at the first group size - log(G/G_0)/2: the bound sqrt(width/G) taken for a law.
+
+    On the synthetic batch; right is B/(1 + (B-1) s) with the s of each group size.
+    """
+    known, size = sizes
+    network = FeedForward(Layer(norm=group_norm(known)), depth=len(right))
+    rank = predict(network, exchangeable(batch=batch, correlation=0.3), backward=False).stable_rank
+    return np.log(rank) - 0.5 * math.log(size / known)

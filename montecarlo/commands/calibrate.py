@@ -53,7 +53,8 @@ def calibrate(
     from montecarlo.cases import cases
     from montecarlo.execution import worker_count
     from montecarlo.margins import ALPHA
-    from montecarlo.report import finite, require_folder
+    from montecarlo.report import require_folder
+    from montecarlo.report_files import finite
 
     runs = integer("runs", runs, low=100, remedy="take 20000")
     real = integer("real", real, low=0, remedy="take 200")

@@ -34,9 +34,13 @@ def claims(
     if as_json:
         documents = []
         for claim in chosen:
-            fields = dataclasses.asdict(dataclasses.replace(claim, number=None))
             number = None if claim.number is None else claim.number()
-            documents.append({**fields, "finding": claim.finding, "number": number})
+            deviation = claim.deviation and {
+                name: getattr(claim.deviation, name) for name in ("paper", "why", "change")
+            }
+            fields = dataclasses.asdict(dataclasses.replace(claim, number=None, deviation=None))
+            known = {"finding": claim.finding, "number": number, "deviation": deviation}
+            documents.append({**fields, **known})
         write_json({"schema": 1, "kind": "claims", "claims": documents})
         return
     out = screen()
@@ -48,9 +52,13 @@ def claims(
             ("source", claim.source),
             ("cases", "; ".join(claim.cases)),
             ("decided by", ", ".join(claim.quantities)),
-            ("departs from the paper", claim.deviation or "no"),
+            ("again", f"normcompass verify --only {claim.id}"),
         ):
             out.print(Text(f"{label}: {text}"))
+        if claim.deviation is not None:
+            out.print(Text(f"the paper: {claim.deviation.paper}"))
+            out.print(Text(f"departs from it: {claim.deviation.why}"))
+            out.print(Text(f"intervention: {claim.deviation.change}"))
         return
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("claim", no_wrap=True)

@@ -49,7 +49,7 @@ def one_format(as_json: bool, as_csv: bool) -> None:
 
 def write_json(document: dict[str, Any]) -> None:
     """Strict JSON on standard output; NaN and infinity are null."""
-    from montecarlo.report import finite
+    from montecarlo.report_files import finite
 
     sys.stdout.write(json.dumps(finite(document), indent=1, allow_nan=False) + "\n")
 

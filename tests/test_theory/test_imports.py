@@ -21,9 +21,11 @@ SHARED = (
 )  # fmt: skip
 # The modules that compare with predictions, or draw them.
 BRIDGES = {
-    "agreement", "case", "cases", "claim", "claim_figures", "claims", "comparison", "console",
-    "coverage", "figures", "gallery", "gallery_maps", "networks", "padding_figure", "predict", "predictions",
-    "pytest_plugin", "report", "report_claims", "residual_cases", "residual_figures", "simulate",
+    "agreement", "case", "cases", "claim", "claim_cases", "claim_figures", "claim_pictures",
+    "claims", "claims_gradients", "claims_ours", "claims_shared", "claims_similarity",
+    "claims_variance", "comparison", "console", "coverage", "departure", "figures", "gallery",
+    "gallery_maps", "networks", "padding_figure", "predict", "predictions", "pytest_plugin",
+    "report", "report_claims", "report_files", "residual_cases", "residual_figures", "simulate",
     "table", "tables", "testing", "verdicts", "verify", "wrong_laws",
 }  # fmt: skip
 # Third party first, then our own: the state and route protocols import no montecarlo.
