@@ -59,7 +59,7 @@ def _padded(layer: Layer, padding: Padding) -> Layer:
 
 def _image_case(name: str, padding: Padding, other: Padding, mistake: str) -> ImageCase:
     layer = zoo[name]
-    wrong = Control(f"{other} for {padding}", mistake, _padded(layer, other))
+    wrong = Control(f"{other} for {padding}", mistake, _padded(layer, other), quantity="similarity")
     statement = {
         "zero": "Zeros beyond the border draw the same frame into every image: samples grow alike.",
         "circular": "Without a border nothing is common to the images but what relu adds.",

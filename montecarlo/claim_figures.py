@@ -66,9 +66,9 @@ def _extrapolation(ax: Any, curve: Curve, row: Row) -> None:
     fine = np.geomspace(0.95 * widths.min(), 200.0 * widths.max(), 300)
     fitted = curve.fitted(fine, layer=row.layer)
     ax.axhline(row.theory, color=_THEORY, linewidth=1.0, label="theory")
-    ax.plot(1.0 / fine, fitted, color=_SIMULATION, linewidth=0.8, label="fit")
+    ax.plot(1000.0 / fine, fitted, color=_SIMULATION, linewidth=0.8, label="fit")
     ax.errorbar(
-        1.0 / widths,
+        1000.0 / widths,
         curve.means[:, index],
         yerr=2.0 * curve.sems[:, index],
         color=_SIMULATION,
@@ -91,4 +91,5 @@ def _extrapolation(ax: Any, curve: Curve, row: Row) -> None:
     )
     what = f"{QUANTITIES[row.quantity].label}, layer {row.layer}"
     ax.set_title(f"{row.case}, {row.inputs}\n{what}: {row.verdict}", fontsize=7.5)
-    ax.set_xlabel("1 / width")
+    ax.set_xlabel("1000 / width")
+    ax.locator_params(axis="x", nbins=5)

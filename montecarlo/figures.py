@@ -102,7 +102,7 @@ def agreement(run: Run) -> bytes:
         margin = quantity.margin * run.budget.tightening
         ax.set_title(f"{quantity.label}\nmargin {quantity.show(margin)}")
         downward = ", ".join(map(str, layers))
-        ax.set_xlabel(f"difference / margin\n(layers, downward:\n{downward})")
+        ax.set_xlabel(f"difference / margin\nlayers, downward:\n{downward}", fontsize=6.5)
         ax.set_ylim(-0.6, len(names) - 0.4)
     panels[0].set_xlim(-1.6, 1.6)
     panels[0].set_yticks(list(position.values()), [f"{case}, {kind}" for case, kind in names])
@@ -191,7 +191,7 @@ def _extrapolation(ax: Any, run: Run, chosen: Sequence[Case]) -> None:
         theory = curve.theory[0]
         widths = np.asarray(curve.widths, dtype=np.float64)
         ax.errorbar(
-            1.0 / widths,
+            1000.0 / widths,
             curve.means[:, 0] - theory,
             yerr=2.0 * curve.sems[:, 0],
             color=color,
@@ -202,7 +202,7 @@ def _extrapolation(ax: Any, run: Run, chosen: Sequence[Case]) -> None:
         )
         fine = np.geomspace(0.95 * widths.min(), 100.0 * widths.max(), 200)
         fitted = curve.fitted(fine, layer=1)
-        ax.plot(1.0 / fine, fitted - theory, color=color, linestyle=line, linewidth=0.8)
+        ax.plot(1000.0 / fine, fitted - theory, color=color, linestyle=line, linewidth=0.8)
         ax.errorbar(
             0.0,
             curve.fit.intercept[0] - theory,
@@ -211,8 +211,9 @@ def _extrapolation(ax: Any, run: Run, chosen: Sequence[Case]) -> None:
             marker="_",
         )
     ax.axhline(0.0, color="0.8", linewidth=0.8, zorder=0)
+    ax.locator_params(axis="x", nbins=4)
     ax.set_title("gradient, layer 1:\nsimulation − theory")
-    ax.set_xlabel("1 / width (bars: 2 s.e.)")
+    ax.set_xlabel("1000 / width (bars: 2 s.e.)")
 
 
 def _draw(ax: Any, curve: Curve, run: Run, color: str, line: str, marker: str, label: str) -> None:
@@ -267,13 +268,13 @@ def row_of(count: int, *, size: float) -> tuple[Figure, Any]:
 
     A layout engine would draw everything twice, and a report has a figure per claim and case.
     """
-    width, height = size * count, 2.7
+    width, height = size * count, 2.8
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     figure.subplots_adjust(
         left=0.62 / width,
         right=1.0 - 0.1 / width,
-        bottom=0.67 / height,
+        bottom=0.77 / height,
         top=1.0 - 0.42 / height,
         wspace=0.62 / (size - 0.62),
     )

@@ -24,14 +24,21 @@ def table(
     *,
     words: tuple[int, ...] = (),
     text: tuple[int, ...] = (),
+    linked: bool = False,
 ) -> str:
-    """An HTML table of numbers; columns ``words`` stay on one line, ``text`` wraps, verdicts have colors."""
+    """An HTML table of numbers; columns ``words`` stay on one line, ``text`` wraps, verdicts have colors.
+
+    If ``linked``, the first column has ids of places in the page.
+    """
 
     def cell(tag: str, column: int, value: str) -> str:
         kind = ["text"] if column in text else ["words"] if column in words else []
         kind += [word for word in value.split() if word in VERDICTS][:1]
         attribute = f' class="{" ".join(kind)}"' if kind else ""
-        return f"<{tag}{attribute}>{escape(value)}</{tag}>"
+        shown = escape(value)
+        if linked and tag == "td" and column == 0:
+            shown = f'<a href="#{shown}">{shown}</a>'
+        return f"<{tag}{attribute}>{shown}</{tag}>"
 
     lines = ["".join(cell("th", column, value) for column, value in enumerate(header))]
     lines += [

@@ -42,9 +42,11 @@ def again(claim: Claim, *, command: str) -> str:
     return f"{command} --only {claim.id}"
 
 
-def _controls_text(result: ClaimResult) -> str:
-    caught = sum(control.rejected for control in result.controls)
-    return f"{caught} of {len(result.controls)} rejected" if result.controls else "not judged"
+def _controls_text(run: Run, result: ClaimResult) -> str:
+    caught, count = sum(control.rejected for control in result.controls), len(result.controls)
+    if count:
+        return f"{caught} of {count} rejected"
+    return "none on these cases" if run.controls else "not judged"
 
 
 def claims_overview(run: Run) -> str:
@@ -56,12 +58,12 @@ def claims_overview(run: Run) -> str:
             value_text(result.claim),
             str(len(result.rows)),
             result.judged,
-            _controls_text(result),
+            _controls_text(run, result),
         )
         for result in run.claims
     ]
     header = ("claim", "statement", "theory says", "tests", "verdict", "wrong theories")
-    return table(header, rows, words=(0, 5), text=(1, 2, 4))
+    return table(header, rows, words=(0, 5), text=(1, 2, 4), linked=True)
 
 
 def _measured(value: Measured | None) -> tuple[str, str, str, str]:
@@ -114,7 +116,7 @@ def claims_sections(run: Run, *, command: str, opened: tuple[str, ...] = ()) -> 
             f'<h3 id="{escape(claim.id)}">{escape(claim.id)}: {escape(claim.statement)}</h3>'
             f"<p>{escape(claim.source)}. Theory: {escape(value_text(claim))}. "
             f'<span class="{result.verdict}">{escape(result.judged)}</span>; wrong theories: '
-            f"{escape(_controls_text(result))}; seed {run.seed}; again: "
+            f"{escape(_controls_text(run, result))}; seed {run.seed}; again: "
             f"<code>{escape(again(claim, command=command))}</code></p>"
         )
         if claim.deviation:
@@ -171,7 +173,7 @@ def _tests(run: Run, result: ClaimResult) -> str:
         "verdict",
     )
     body = table(header, rows, words=(0, 1, 7), text=(3,))
-    return folded(f"{len(rows)} tests", body, lines=len(rows))
+    return folded(f"{len(rows)} test{'s' * (len(rows) > 1)}", body, lines=len(rows))
 
 
 def _over_widths(run: Run, row: Row) -> str:
@@ -188,7 +190,8 @@ def _wrong(result: ClaimResult) -> str:
     count = len(result.controls)
     if not count:
         return ""
-    return folded(f"{count} wrong theories", controls_table(result.controls), lines=count)
+    summary = f"{count} wrong theories" if count > 1 else "1 wrong theory"
+    return folded(summary, controls_table(result.controls), lines=count)
 
 
 def controls_table(controls: Iterable[ControlRow]) -> str:

@@ -1,6 +1,6 @@
 """A verification as files for machines: JSON (schema 3), CSV and JUnit XML.
 
-``docs/pages/reference/verify.schema.json`` describes the JSON, field by field.
+The documentation has a JSON Schema of the first (reference, "Reports of verify").
 """
 
 from __future__ import annotations

@@ -13,19 +13,22 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 import montecarlo
 import theory
-from montecarlo import report, verify
+from montecarlo import collect, report, verify
 from montecarlo.budgets import BUDGETS, DEFAULT, LONG, QUICK, Budget, Grid
 from montecarlo.case import INPUTS, Control
 from montecarlo.cases import cases
 from montecarlo.cli import main
+from montecarlo.departure import Agrees, Departure, Deviation, Measured
 from montecarlo.margins import ALPHA, QUANTITIES
 from montecarlo.predictions import theory_of
+from montecarlo.store import Store
 from montecarlo.verdicts import _verdict, checks_of, networks_wanted
 from theory.errors import SpecificationError
 from theory.specs.inputs import CovarianceInputs, DataInputs
@@ -78,8 +81,8 @@ class TestClaims:
     def test_every_normalizer_defined_at_one_position_on_both_batches(self):
         expected = {name for name in zoo if name not in ("IN", "FRN", "GN(8)")} | {"GN(6)"}
         assert {case.name for case in cases("digits")} == expected
-        assert {case.name for case in cases("synthetic")} == expected | {"GN(4)"}
-        assert len(ONE_POSITION) == 2 * len(expected) + 1
+        assert {case.name for case in cases("synthetic")} == expected | {"GN(4)", "GN(6), linear"}
+        assert len(ONE_POSITION) == 2 * len(expected) + 2
         ids = [case.id for case in ONE_POSITION]
         assert len(set(ids)) == len(ids)
 
@@ -155,7 +158,7 @@ class TestClaims:
         if case.name.startswith("EvoNorm"):
             pytest.skip("RQMC takes seconds: the slow test of the whole run covers it")
         effects = dict.fromkeys((control.name for control in case.controls), 0.0)
-        budget = LONG if case.kind in ("ring", "torus", "residual") else QUICK
+        budget = LONG if case.kind in ("ring", "torus", "images", "residual") else QUICK
         for part in case.parts(budget):
             depth = part.grid.depth
             true = theory_of(case.network(depth), case.inputs)
@@ -462,16 +465,18 @@ class TestReport:
         index = report.write(tiny, tmp_path / "new" / "folder", timings={"seconds": 1.0})
         page = index.read_text(encoding="utf-8")
         assert re.search(r"<h1>.*?</h1>\s*<p><span[^>]*>\d+ CONFIRMED", page, re.DOTALL)
+        # Figures come first, and not many of them: then the claims.
+        assert 1 <= page.partition("<h2>Claims</h2>")[0].count("<figure>") <= 4
         assert "http://" not in page
         assert "https://" not in page
         assert "networks needed" in page
-        # Overviews, then one per claim and one per normalizer.
+        # The frontier and overviews, then one per claim and one per normalizer.
         assert tiny.claims
-        assert page.count("data:image/png;base64,") == 3 + len(tiny.claims) + 3
+        assert page.count("data:image/png;base64,") == 1 + 3 + len(tiny.claims) + 3
         document = json.loads(
             (index.parent / "verify.json").read_text(), parse_constant=pytest.fail
         )
-        assert document["schema"] == 2
+        assert document["schema"] == 3
         assert document["counts"] == tiny.counts
         assert len(document["rows"]) == len(tiny.rows)
         table = list(csv.DictReader(io.StringIO((index.parent / "verify.csv").read_text())))
@@ -481,7 +486,7 @@ class TestReport:
     def test_same_bytes_for_the_same_run(self, single, tmp_path):
         first = report.write(single, tmp_path / "a")
         second = report.write(single, tmp_path / "b")
-        for name in ("index.html", "verify.json", "verify.csv"):
+        for name in ("index.html", "verify.json", "verify.csv", "junit.xml"):
             assert first.with_name(name).read_bytes() == second.with_name(name).read_bytes()
 
     def test_text_is_escaped(self, single, tmp_path):
@@ -490,10 +495,30 @@ class TestReport:
             single.cases[0], statement=evil, controls=(Control(evil, evil, zoo["plain"]),)
         )
         control = dataclasses.replace(single.controls[0], control=evil, statement=evil)
-        run = dataclasses.replace(single, cases=(case,), controls=(control,), skipped=(evil,))
-        page = report.write(run, tmp_path).read_text(encoding="utf-8")
+        measured = Measured(what=evil, reference=1.0, found=2.0, half_width=0.5)
+        source = Agrees(case=evil, quantity="gap")
+        deviation = Deviation(paper=evil, why=evil, change=evil, effect=source, intervention=source)
+        results = tuple(
+            dataclasses.replace(
+                result,
+                claim=dataclasses.replace(
+                    result.claim, statement=evil, source=evil, exact=evil, deviation=deviation
+                ),
+                controls=(control,),
+                departure=Departure(effect=measured, intervention=measured),
+            )
+            for result in single.claims
+        )
+        run = dataclasses.replace(
+            single, cases=(case,), controls=(control,), claims=results, skipped=(evil,)
+        )
+        index = report.write(run, tmp_path)
+        page = index.read_text(encoding="utf-8")
         assert "<script" not in page
-        assert page.count("&lt;script&gt;") == 4
+        # In the statement of the case, its wrong theory (2), what was skipped; for every claim twice in the
+        # overview and twice among departures here and below, (4) in the section, and in its wrong theory.
+        assert page.count("&lt;script&gt;") >= 4 + 10 * len(results)
+        assert evil in ElementTree.parse(index.with_name("junit.xml")).getroot()[0][-1].text
 
     def test_the_command_names_what_was_left_out(self, tiny):
         assert "--only 'BN/synthetic'" in report.command(tiny)
@@ -516,6 +541,60 @@ def test_quick_and_another_budget_exclude_each_other(capsys):
         main(["verify", "--quick", "--budget", "long"])
     assert end.value.code == 2
     assert "exclude each other" in capsys.readouterr().err
+
+
+def test_options_work_together_with_resume(tmp_path, monkeypatch, capsys):
+    """--only, --skip, --budget, --seed, --workers, --store; interrupted, resumed, repeated: same bytes."""
+    monkeypatch.setitem(BUDGETS, "quick", dataclasses.replace(TINY, name="quick"))
+    store = tmp_path / "networks.db"
+
+    def verified(name, *options):
+        words = [
+            "--only",
+            "iii.batch-norm",
+            "--only",
+            "LN",
+            "--only",
+            "MC",
+            "--skip",
+            "MC/synthetic",
+        ]
+        words += ["--budget", "quick", "--inputs", "synthetic", "--seed", "3", "--out"]
+        with pytest.raises(SystemExit) as end:
+            main(["verify", *words, str(tmp_path / name), *options, "--quiet"])
+        return end.value.code
+
+    def bytes_of(name):
+        files = ("index.html", "verify.json", "verify.csv", "junit.xml")
+        return [(tmp_path / name / file).read_bytes() for file in files]
+
+    status = verified("whole", "--workers", "1")
+    assert status in (0, 1, 3)
+
+    computed = []
+
+    def interrupted(job):
+        if computed:
+            raise KeyboardInterrupt
+        computed.append(job)
+        return original(job)
+
+    original = collect.run_job
+    monkeypatch.setattr(collect, "run_job", interrupted)
+    assert verified("broken", "--workers", "1", "--store", str(store)) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not (tmp_path / "broken").exists()
+    with Store(store) as opened:
+        kept = sum(stored.replicates for stored in opened.runs())
+    assert kept > 0
+
+    monkeypatch.setattr(collect, "run_job", original)
+    assert verified("resumed", "--workers", "2", "--store", str(store)) == status
+    monkeypatch.setattr(collect, "run_job", None)
+    assert verified("again", "--workers", "1", "--store", str(store)) == status
+    assert bytes_of("whole") == bytes_of("resumed") == bytes_of("again")
+    cases_run = {row["case"] for row in json.loads(bytes_of("whole")[1])["rows"]}
+    assert cases_run == {"BN"}
 
 
 def quick_run(root: Path, out: Path, *options: str) -> int:
