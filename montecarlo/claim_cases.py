@@ -26,6 +26,7 @@ from theory.zoo import zoo
 __all__ = ["LINEAR", "PADDED", "ImageCase"]
 
 _BATCH, _SIDE, _KERNEL = 4, 4, 3
+_DEEP = 10
 
 
 def _small_digits() -> ImageInputs:
@@ -84,7 +85,17 @@ PADDED: tuple[Case, ...] = tuple(
     for padding, other, mistake in _MISTAKES
 )
 
-LINEAR = Case(
+
+@dataclass(frozen=True, kw_only=True)
+class _DeepCase(Case):
+    """Something that shows only after many layers."""
+
+    def parts(self, budget: Budget) -> tuple[Part, ...]:
+        """As any case, where the budget is deep enough."""
+        return super().parts(budget) if budget.wide.depth >= _DEEP else ()
+
+
+LINEAR = _DeepCase(
     name="GN(6), linear",
     statement="Without relu nothing draws samples together: similarity decays, and the rank rises to B.",
     layer=Layer(weights=gaussian(weight_variance=1.0), norm=group_norm(6), activation=identity),

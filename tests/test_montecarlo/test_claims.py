@@ -296,7 +296,7 @@ def test_the_frontier_is_drawn_from_pairs_of_tests(run):
 def test_the_frontier_ends_at_layer_norm_with_one_law():
     """lambda - 1 ~ (2 sqrt 2 / 3 pi) sqrt(1 - s*): with every G from the exact fixed points."""
     (claim,) = (claim for claim in CLAIMS if claim.id == "iii.trade-off")
-    for positions, size, tolerance in ((1, 1024, 0.004), (16, 128, 0.03)):
+    for positions, size, tolerance in ((1, 1024, 0.004), (16, 64, 0.07)):
         (point,) = frontier(group_sizes=(size,), positions=positions).points
         ratio = (point.gradient_growth - 1.0) / math.sqrt(1.0 - point.similarity)
         assert ratio == pytest.approx(claim.number(), rel=tolerance)
