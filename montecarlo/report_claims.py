@@ -220,9 +220,9 @@ def controls_table(controls: Iterable[ControlRow]) -> str:
             f"{control.theory:.4f}",
             f"{control.simulation:.4f}",
             f"{control.effect:.1f}",
-            f"{control.p:.1e}",
+            f"{control.p:.1e}" if control.p > 0.0 else "< 1e-300",
             "rejected" if control.rejected else "NOT REJECTED",
         )
         for control in controls
     ]
-    return table(header, rows, words=(0, 1, 3, 10), text=(2,))
+    return table(header, rows, words=(3, 9, 10), text=(0, 1, 2))

@@ -12,7 +12,7 @@ h1 { margin-bottom: 0.2em } h2 { margin-top: 2em; border-bottom: 1px solid #ccc 
 img { max-width: 100%; height: auto }
 table { border-collapse: collapse; font-size: 13px; margin: 0.6em 0 }
 th, td { padding: 0.15em 0.7em; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap }
-th { background: #f4f4f4 } .text, .words { text-align: left } .text { white-space: normal; min-width: 12em }
+th { background: #f4f4f4 } .text, .words { text-align: left } .text { white-space: normal; min-width: 9em }
 details { margin: 0.6em 0; overflow-x: auto } summary { cursor: pointer; color: #555; font-size: 13px }
 .count { display: inline-block; padding: 0.3em 0.9em; margin-right: 0.6em; background: #eee }
 .CONFIRMED { color: #0072B2 } .REJECTED { color: #D55E00; font-weight: bold }
