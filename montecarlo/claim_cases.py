@@ -101,6 +101,7 @@ LINEAR = _DeepCase(
     layer=Layer(weights=gaussian(weight_variance=1.0), norm=group_norm(6), activation=identity),
     kind="synthetic",
     batch=8,
+    deepest=_DEEP,
     controls=(
         Control("relu for identity", "relu's mean holds the rank down", Layer(norm=group_norm(6))),
     ),
