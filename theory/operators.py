@@ -146,7 +146,7 @@ def bind_pull(
         usable = s if _scales_through(op) else s.unscaled()
         incoming = gradient.value
         if isinstance(usable, Grid):
-            incoming = _without_zeros(op, usable, incoming)
+            incoming = usable.without_shifts(_without_zeros(op, usable, incoming))
         with np.errstate(over="ignore", invalid="ignore"):
             value, error = route.pullback(op, usable.block(), incoming)
             value = tuple(slope * v for v in value) if block.exchangeable else slope * value

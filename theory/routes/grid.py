@@ -160,7 +160,7 @@ class SobolField(NoShortCut):
 
 def _homogeneous(op: NormAct, block: Block) -> dict[str, Any]:
     slopes, batch = op.activation.ray_slopes, int(block.batch) // block.positions
-    return {"norm": op.norm, "slopes": slopes, "batch": batch}
+    return {"norm": op.norm, "slopes": slopes, "batch": batch, "torus": block.torus}
 
 
 def _field(op: NormAct, block: Block) -> Field:
