@@ -87,6 +87,7 @@ class Budget:
     through normalized rows need explicit weights (``direct``), and those of heavy-tailed pools very wide
     networks (``heavy``; None leaves them out), whose number is fixed beforehand: values this skewed
     make a pilot's variance depend on its mean.
+    Images with zero padding take explicit weights too (``padding``).
     Convolutions on a ``ring`` of 16 and on a ``torus`` of 64 positions cost many times more, with
     explicit weights (``ring_rows``, ``torus_rows``) above all; None leaves them out, as it does
     ``residual`` networks.  ``tightening`` multiplies every margin.
@@ -101,6 +102,7 @@ class Budget:
     ring_rows: Grid | None = None
     torus: Grid | None = None
     torus_rows: Grid | None = None
+    padding: Grid | None = None
     residual: ResidualGrids | None = None
     tightening: float = 1.0
 
@@ -188,6 +190,9 @@ DEFAULT = Budget(
     torus_rows=Grid(
         depth=24, forward=(), backward=(1, 8, 16), widths=(480, 720, 960), pilot=16, largest=48
     ),
+    padding=Grid(
+        depth=4, forward=(2, 4), backward=(1,), widths=(96, 192, 384), pilot=24, largest=1200
+    ),
     residual=ResidualGrids(
         blocks=Grid(
             depth=12,
@@ -225,6 +230,7 @@ LONG = replace(
     heavy=replace(DEFAULT.heavy, pilot=6400, largest=6400) if DEFAULT.heavy else None,
     ring=replace(DEFAULT.ring, largest=1200) if DEFAULT.ring else None,
     torus=replace(DEFAULT.torus, largest=600) if DEFAULT.torus else None,
+    padding=replace(DEFAULT.padding, largest=6000) if DEFAULT.padding else None,
     residual=ResidualGrids(
         blocks=Grid(
             depth=32,

@@ -23,8 +23,8 @@ from theory.specs.networks import FeedForward, Layer, Network
 
 __all__ = ["INPUTS", "Architecture", "Case", "Control", "InputKind", "Part", "ResidualCase"]
 
-InputKind = Literal["synthetic", "digits", "ring", "torus", "residual"]
-INPUTS: tuple[InputKind, ...] = ("synthetic", "digits", "ring", "torus", "residual")
+InputKind = Literal["synthetic", "digits", "ring", "torus", "padding", "residual"]
+INPUTS: tuple[InputKind, ...] = ("synthetic", "digits", "ring", "torus", "padding", "residual")
 
 FloatArray = NDArray[np.float64]
 Architecture = Callable[[Layer, int, Inputs], Network]
@@ -81,7 +81,8 @@ class Case:
     layer
         Weights, normalizer, activation.
     kind
-        ``"synthetic"`` or ``"digits"``; with positions ``"ring"`` or ``"torus"``; ``"residual"`` for
+        ``"synthetic"`` or ``"digits"``; with positions ``"ring"``, ``"torus"`` or, images with zero
+        padding and a stride, ``"padding"``; ``"residual"`` for
         residual networks.
     batch
         Samples.

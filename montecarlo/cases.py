@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from montecarlo.case import INPUTS, Case, Control, InputKind
+from montecarlo.padding_cases import CASES as PADDING_CASES
 from montecarlo.residual_cases import CASES
 from montecarlo.spatial_cases import BATCH, ESSENTIAL, LAYERS, SHAPES
 from montecarlo.wrong_laws import (
@@ -188,8 +189,9 @@ def cases(kind: str) -> tuple[Case, ...]:
     kind
         ``"synthetic"``: an exchangeable batch with correlation 0.3; ``"digits"``: 16 handwritten
         digits with their full covariance; ``"ring"``, ``"torus"``: 4 samples on 16 and on 8 x 8
-        positions; ``"residual"``: residual networks; ``"all"``: everything but the
-        torus and most of the ring, whose 24 layers of convolutions take longer than all the rest.
+        positions; ``"padding"``: zero padding and a stride on 8 x 8 digits;
+        ``"residual"``: residual networks; ``"all"``: everything but the torus, padding and most of
+        the ring, whose convolutions take longer than all the rest.
 
     Raises
     ------
@@ -204,6 +206,8 @@ def cases(kind: str) -> tuple[Case, ...]:
         return (*_at_one_position("synthetic"), *_at_one_position("digits"), *spatial, *CASES)
     if kind == "residual":
         return CASES
+    if kind == "padding":
+        return PADDING_CASES
     (inputs,) = (known for known in INPUTS if known == kind)
     return _over_positions(inputs) if inputs in SHAPES else _at_one_position(inputs)
 

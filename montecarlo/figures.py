@@ -41,6 +41,7 @@ _INPUT_STYLES = {
     "digits": ("#D55E00", "--", "s"),
     "ring": ("#009E73", "-.", "^"),
     "torus": ("#CC79A7", ":", "D"),
+    "padding": ("#E69F00", "--", "P"),
     "residual": ("#56B4E9", "-", "v"),
 }
 _MARKERS = "os^Dv"

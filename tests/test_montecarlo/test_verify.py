@@ -152,10 +152,10 @@ class TestClaims:
 
     @pytest.mark.parametrize("case", EVERYTHING, ids=lambda case: case.id)
     def test_controls_differ_by_twice_the_margin(self, case):
-        if case.name.startswith("EvoNorm"):
-            pytest.skip("RQMC takes seconds: the slow test of the whole run covers it")
+        if case.name.startswith("EvoNorm") or case.id == "GN(4)/padding":
+            pytest.skip("this theory takes seconds: a whole run covers it")
         effects = dict.fromkeys((control.name for control in case.controls), 0.0)
-        budget = LONG if case.kind in ("ring", "torus", "residual") else QUICK
+        budget = LONG if case.kind in ("ring", "torus", "padding", "residual") else QUICK
         for part in case.parts(budget):
             depth = part.grid.depth
             true = theory_of(case.network(depth), case.inputs)
@@ -206,6 +206,23 @@ class TestClaims:
         with pytest.raises(SpecificationError, match="budget = 'quick'"):
             verify.affordable(spatial, QUICK)
         assert verify.affordable((*spatial, *cases("synthetic")), QUICK) == cases("synthetic")
+
+    def test_padding(self):
+        """Real images with zero padding; asked for by name, the wrong theory is circular padding."""
+        padded = cases("padding")
+        assert {"BN", "LN", "GN(4)", "WN", "SWS"} == {case.name for case in padded}
+        assert not {case.id for case in cases("all")} & {case.id for case in padded}
+        for case in padded:
+            true, wrong = case.network(4), case.controls[0].network(4, case.inputs)
+            assert {layer.padding for layer in true.layers} == {"zero"}
+            assert {layer.padding for layer in wrong.layers} == {"circular"}
+            for network in (true, wrong):
+                assert [layer.stride for layer in network.layers] == [1, 2, 1, 1]
+            assert case.inputs.positions == 64
+            assert not case.parts(QUICK)
+            (part,) = case.parts(DEFAULT)
+            assert part.backward
+            assert not part.grid.curved
 
     def test_residual_networks(self):
         """Every order and remedy; 32 blocks and more in the long budget only; few cases in the quick one."""

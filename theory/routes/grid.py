@@ -27,6 +27,8 @@ __all__ = ["grid_routes", "select_grid"]
 _PAIRS = 3000
 # Rows of the Laplace integrals, which cost rows^3: beyond, RQMC gives its 3 digits sooner.
 _LAPLACE_ROWS = {"forward": 640, "backward": 640}
+# By lag one spectrum is most of it.
+_LAPLACE_ROWS_BY_LAG = 1280
 _SOBOL_DIMENSIONS = 21201
 # Seconds per layer that Laplace integrals may take where sampling has three digits in a few.
 _PATIENCE = 6.0
@@ -104,6 +106,7 @@ class GridPairs(NoShortCut):
             batch=int(block.batch) // block.positions,
             channels=int(norm.pool.channels),
             backward=want == "backward",
+            by_lag=block.torus is not None,
         )
         if time > _PATIENCE:
             return f"the Laplace integrals would take about {time:.0f} s, sampling a few"
@@ -185,7 +188,8 @@ def _slow(op: NormAct, rows: Block, want: Want) -> str | None:
     except HypothesisError as reason:
         return str(reason)
     count, kind = int(rows.batch), type(route).__name__
-    if kind == "Laplace" and count > _LAPLACE_ROWS[want]:
+    limit = _LAPLACE_ROWS[want] if rows.torus is None else _LAPLACE_ROWS_BY_LAG
+    if kind == "Laplace" and count > limit:
         return f"the Laplace integrals of {count} rows take longer than sampling"
     if kind in ("SobolBatch", "SobolGroup", "SobolLayer"):
         return "it would be sampled row by row"

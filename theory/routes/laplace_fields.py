@@ -53,10 +53,12 @@ class _Part(NamedTuple):
     share: float
 
 
-def seconds(rows: int, *, batch: int, channels: int, backward: bool) -> float:
-    """Estimated time of a layer on one core."""
+def seconds(rows: int, *, batch: int, channels: int, backward: bool, by_lag: bool) -> float:
+    """Estimated time of a layer on one core; ``by_lag``: spectra and one position only."""
     positions = rows // batch
     alone = batch * _CUBE * (channels * positions / 256.0) ** 3
+    if by_lag:
+        alone *= 0.25
     if backward:
         return 3.0 * alone
     pairs = batch * (batch - 1) / 2
