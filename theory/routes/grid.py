@@ -119,13 +119,16 @@ class GridPairs(NoShortCut):
         return Moments(q, gap, mean, (error, error))
 
     def pullback(self, op: NormAct, block: Block, value: Any) -> tuple[Any, float]:
-        samples = int(block.batch) // block.positions
-        if not block_diagonal(value, samples):
-            # Gradients that an earlier pool has joined across samples.
+        if self.samples(block, value):
             return SobolField().pullback(op, block, value)
         return laplace_fields.pullback(
             block.second_moment, block.gap, value, **_homogeneous(op, block)
         )
+
+    @staticmethod
+    def samples(block: Block, value: Any) -> bool:
+        """Whether Pi has been joined across samples by a pool above, which only sampling follows."""
+        return not block_diagonal(value, int(block.batch) // block.positions)
 
 
 class SobolField(NoShortCut):
@@ -216,8 +219,8 @@ def grid_routes() -> tuple[Route, ...]:
     return (GridLimit(), GridRows(), GridPairs(), SobolField())
 
 
-def select_grid(op: NormAct, block: Block, want: Want) -> tuple[Route, str]:
-    """The first route that applies, and what it names its numbers.
+def select_grid(op: NormAct, block: Block, want: Want, value: Any = None) -> tuple[Route, str]:
+    """The first route that applies, and what it names its numbers; ``value``: Pi, if it is known.
 
     Raises
     ------
@@ -228,6 +231,8 @@ def select_grid(op: NormAct, block: Block, want: Want) -> tuple[Route, str]:
     for route in grid_routes():
         reason = route.refusal(op, block, want)
         if reason is None:
+            if isinstance(route, GridPairs) and value is not None and route.samples(block, value):
+                route = SobolField()
             return route, _name(route, op, block, want)
         refusals.append(f"{type(route).__name__}: {reason}")
     raise HypothesisError(
