@@ -19,10 +19,10 @@ from theory.routes.dispatch import routes, select
 from theory.routes.grid import grid_routes, select_grid
 from theory.routes.positions_spectrum import PositionSpectrum
 from theory.routes.spatial import select_spatial, spatial_routes
-from theory.shifts import spread
 from theory.specs.activations import Activation
 from theory.specs.networks import Layer
 from theory.specs.normalizers import group_norm
+from theory.specs.shifts import spread
 from theory.states.base import Block
 from theory.zoo import zoo
 

@@ -13,7 +13,7 @@ import theory as th
 from theory import recursion
 from theory.errors import SpecificationError
 from theory.folds import fold, follow_gradient, schedule
-from theory.shifts import is_stationary, shift_average, spread
+from theory.specs.shifts import is_stationary, shift_average, spread
 from theory.states.grid import Grid
 
 NORMS = {

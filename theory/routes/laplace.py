@@ -30,8 +30,8 @@ from theory.routes.laplace_core import (
     tilted_deviation,
     tilted_gap_row,
 )
-from theory.shifts import spread
 from theory.specs.normalizers import Normalizer
+from theory.specs.shifts import spread
 
 __all__ = ["exchangeable_forward", "forward", "pool_rank"]
 

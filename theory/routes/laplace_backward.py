@@ -35,8 +35,8 @@ from theory.routes.laplace_core import (
     tilted_deviation,
     tilted_gap_row,
 )
-from theory.shifts import shift_average, spread
 from theory.specs.normalizers import Normalizer
+from theory.specs.shifts import shift_average, spread
 
 __all__ = ["exchangeable_pullback", "pullback"]
 

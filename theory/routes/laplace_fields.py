@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from theory.routes import arccosine, laplace, laplace_backward
 from theory.routes.laplace_core import quadrature_error, right_end
-from theory.shifts import spread
 from theory.specs.normalizers import Normalizer, Pool
+from theory.specs.shifts import spread
 
 __all__ = ["forward", "pullback", "seconds"]
 

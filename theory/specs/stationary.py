@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
-from theory.shifts import spread
 from theory.specs._arrays import numeric
 from theory.specs.images import ImageInputs
 from theory.specs.inputs import CovarianceInputs, from_covariance
+from theory.specs.shifts import spread
 
 __all__ = ["stationary", "stationary_from_data"]
 

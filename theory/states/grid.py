@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import HypothesisError, out_of_domain
-from theory.shifts import is_stationary, shift_average, spread
 from theory.specs.images import ImageInputs
 from theory.specs.inputs import (
     CovarianceInputs,
@@ -19,6 +18,7 @@ from theory.specs.inputs import (
     Inputs,
     position_shape_of,
 )
+from theory.specs.shifts import is_stationary, shift_average, spread
 from theory.specs.spatial import SpatialInputs
 from theory.specs.weights import Weights
 from theory.states.base import Block, Gradient, Moments, Observables
