@@ -87,6 +87,7 @@ class Budget:
     through normalized rows need explicit weights (``direct``), and those of heavy-tailed pools very wide
     networks (``heavy``; None leaves them out), whose number is fixed beforehand: values this skewed
     make a pilot's variance depend on its mean.
+    Images with zero padding take explicit weights too (``padding``).
     Convolutions on a ``ring`` of 16 and on a ``torus`` of 64 positions cost many times more, with
     explicit weights (``ring_rows``, ``torus_rows``) above all; None leaves them out, as it does
     ``images``, whose weights are explicit too, and ``residual`` networks.  ``tightening`` multiplies
@@ -103,6 +104,7 @@ class Budget:
     torus: Grid | None = None
     torus_rows: Grid | None = None
     images: Grid | None = None
+    padding: Grid | None = None
     residual: ResidualGrids | None = None
     tightening: float = 1.0
 
@@ -193,6 +195,9 @@ DEFAULT = Budget(
     images=Grid(
         depth=4, forward=(2, 4), backward=(1,), widths=(80, 160, 320), pilot=64, largest=1500
     ),
+    padding=Grid(
+        depth=4, forward=(2, 4), backward=(1,), widths=(96, 192, 384), pilot=24, largest=1200
+    ),
     residual=ResidualGrids(
         blocks=Grid(
             depth=12,
@@ -231,6 +236,7 @@ LONG = replace(
     ring=replace(DEFAULT.ring, largest=1200) if DEFAULT.ring else None,
     torus=replace(DEFAULT.torus, largest=600) if DEFAULT.torus else None,
     images=replace(DEFAULT.images, largest=6000) if DEFAULT.images else None,
+    padding=replace(DEFAULT.padding, largest=6000) if DEFAULT.padding else None,
     residual=ResidualGrids(
         blocks=Grid(
             depth=32,

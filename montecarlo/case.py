@@ -23,8 +23,16 @@ from theory.specs.networks import FeedForward, Layer, Network
 
 __all__ = ["INPUTS", "Architecture", "Case", "Control", "InputKind", "Part", "ResidualCase"]
 
-InputKind = Literal["synthetic", "digits", "ring", "torus", "images", "residual"]
-INPUTS: tuple[InputKind, ...] = ("synthetic", "digits", "ring", "torus", "images", "residual")
+InputKind = Literal["synthetic", "digits", "ring", "torus", "images", "padding", "residual"]
+INPUTS: tuple[InputKind, ...] = (
+    "synthetic",
+    "digits",
+    "ring",
+    "torus",
+    "images",
+    "padding",
+    "residual",
+)
 
 FloatArray = NDArray[np.float64]
 Architecture = Callable[[Layer, int, Inputs], Network]
@@ -81,8 +89,9 @@ class Case:
     layer
         Weights, normalizer, activation.
     kind
-        ``"synthetic"`` or ``"digits"``; with positions ``"ring"``, ``"torus"`` or ``"images"``;
-        ``"residual"`` for residual networks.
+        ``"synthetic"`` or ``"digits"``; with positions ``"ring"``, ``"torus"``, ``"images"`` (zero
+        or circular padding) or ``"padding"`` (zero padding and a stride); ``"residual"`` for
+        residual networks.
     batch
         Samples.
     controls

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from montecarlo.case import INPUTS, Case, Control, InputKind
 from montecarlo.claim_cases import LINEAR, PADDED
+from montecarlo.padding_cases import CASES as PADDING_CASES
 from montecarlo.residual_cases import CASES
 from montecarlo.spatial_cases import BATCH, ESSENTIAL, LAYERS, SHAPES
 from montecarlo.wrong_laws import (
@@ -197,9 +198,9 @@ def cases(kind: str) -> tuple[Case, ...]:
     kind
         ``"synthetic"``: an exchangeable batch with correlation 0.3; ``"digits"``: 16 handwritten
         digits with their full covariance; ``"ring"``, ``"torus"``: 4 samples on 16 and on 8 x 8
-        positions; ``"images"``: 4 digits of 4 x 4 pixels; ``"residual"``: residual networks;
-        ``"all"``: everything but the torus and most of the ring, whose 24 layers of convolutions take
-        longer than all the rest.
+        positions; ``"images"``: 4 digits of 4 x 4 pixels; ``"padding"``: zero padding and a stride
+        on 8 x 8 digits; ``"residual"``: residual networks; ``"all"``: everything but the torus,
+        padding and most of the ring, whose convolutions take longer than all the rest.
 
     Raises
     ------
@@ -213,8 +214,9 @@ def cases(kind: str) -> tuple[Case, ...]:
         spatial = [case for case in _over_positions("ring") if case.name in ESSENTIAL]
         single = (*cases("synthetic"), *cases("digits"))
         return (*single, *spatial, *PADDED, *CASES)
-    if kind in ("images", "residual"):
-        return PADDED if kind == "images" else CASES
+    for name, chosen in (("images", PADDED), ("padding", PADDING_CASES), ("residual", CASES)):
+        if kind == name:
+            return chosen
     (inputs,) = (known for known in INPUTS if known == kind)
     if inputs in SHAPES:
         return _over_positions(inputs)

@@ -43,6 +43,7 @@ _INPUT_STYLES = {
     "ring": ("#009E73", "-.", "^"),
     "torus": ("#CC79A7", ":", "D"),
     "images": ("#E69F00", "--", "P"),
+    "padding": ("#999999", "--", "X"),
     "residual": ("#56B4E9", "-", "v"),
 }
 _MARKERS = "os^Dv"

@@ -13,11 +13,14 @@ from theory.errors import out_of_domain
 from theory.nf_scaling import nf_scaled
 from theory.specs import activations, normalizers
 from theory.specs import weights as weight_specs
+from theory.specs._check import integer
 from theory.specs.activations import ACTIVATION_NAMES, Activation
+from theory.specs.images import images
 from theory.specs.inputs import Inputs, exchangeable, from_data
-from theory.specs.networks import FeedForward, Layer, Network
+from theory.specs.networks import FeedForward, Layer, Network, Sequential
 from theory.specs.normalizers import Normalizer
 from theory.specs.residual import ORDERS, Residual
+from theory.specs.stationary import stationary_from_data
 from theory.specs.weights import Weights
 from theory.zoo import zoo
 
@@ -76,7 +79,8 @@ def build_network(options: NetworkOptions) -> Network:
         ``group_size``: for group_norm and evonorm_s0, instead of the size in parentheses;
         ``eps``: added to the pool's variance, only for a normalizer that divides;
         ``activation``, ``weights``, ``weight_variance``: instead of the layer's own, None keeps
-        them; ``kernel``: taps in every direction; ``depth``: number of layers; ``residual``: order
+        them; ``kernel``: taps in every direction; ``padding``: ``"circular"`` or ``"zero"``;
+        ``stride``: of the first layer; ``depth``: number of layers; ``residual``: order
         of a residual network, with ``skip``, ``branch``, ``maps``, ``stem`` (Gaussian, weight variance
         1).  NF scaling needs the inputs too: ``build``.
 
@@ -97,8 +101,16 @@ def build_network(options: NetworkOptions) -> Network:
     if options.weights is not None or options.weight_variance is not None:
         weights = _weights(options.weights, options.weight_variance, layer.weights)
         layer = dataclasses.replace(layer, weights=weights)
-    layer = dataclasses.replace(layer, kernel=options.kernel)
+    padding: Any = options.padding
+    layer = dataclasses.replace(layer, kernel=options.kernel, padding=padding)
     if options.residual is not None:
+        if options.stride != 1:
+            raise out_of_domain(
+                "stride",
+                options.stride,
+                "1 with --residual",
+                "a skip keeps every position: drop it",
+            )
         return _residual(layer, options)
     for name in ("skip", "branch", "maps", "stem", "nf_scaling"):
         value = getattr(options, name)
@@ -106,7 +118,11 @@ def build_network(options: NetworkOptions) -> Network:
             raise out_of_domain(
                 name, value, "left out without --residual", "add --residual pre-activation, say"
             )
-    return FeedForward(layer, depth=options.depth)
+    if options.stride == 1:
+        return FeedForward(layer, depth=options.depth)
+    first = dataclasses.replace(layer, stride=options.stride)
+    depth = integer("depth", options.depth, low=1, remedy="count the layers")
+    return Sequential((first, *[layer] * (depth - 1)))
 
 
 def _residual(layer: Layer, options: NetworkOptions) -> Residual:
@@ -142,6 +158,8 @@ def _branch(text: str | None) -> float | str:
 def build_inputs(options: NetworkOptions) -> Inputs:
     """``synthetic``: an exchangeable batch; ``digits``: as many handwritten digits.
 
+    ``digits-images`` have their 8 x 8 positions, ``digits-shifted`` the average over all shifts of these.
+
     Raises
     ------
     SpecificationError
@@ -150,18 +168,27 @@ def build_inputs(options: NetworkOptions) -> Inputs:
     """
     if options.inputs == "synthetic":
         return _synthetic(options)
-    if options.inputs == "digits":
+    if options.inputs in ("digits", "digits-images", "digits-shifted"):
         for name in ("correlation", "positions", "position_correlation", "cross_correlation"):
             value = getattr(options, name)
             if value is not None:
                 raise out_of_domain(
                     name,
                     value,
-                    "left out with --inputs digits",
+                    f"left out with --inputs {options.inputs}",
                     "the images have their own; drop it or use --inputs synthetic",
                 )
-        return from_data(digits(batch=options.batch))
-    raise out_of_domain("inputs", options.inputs, "synthetic or digits", "check the spelling")
+        data = digits(batch=options.batch)
+        if options.inputs == "digits":
+            return from_data(data)
+        pixels = data.reshape(-1, 1, 8, 8)
+        return images(pixels) if options.inputs == "digits-images" else stationary_from_data(pixels)
+    raise out_of_domain(
+        "inputs",
+        options.inputs,
+        "synthetic, digits, digits-images or digits-shifted",
+        "check the spelling",
+    )
 
 
 def _synthetic(options: NetworkOptions) -> Inputs:

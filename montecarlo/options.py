@@ -40,6 +40,7 @@ class InputChoice(StrEnum):
     ring = "ring"
     torus = "torus"
     images = "images"
+    padding = "padding"
     residual = "residual"
     all = "all"
 
@@ -166,7 +167,7 @@ class NetworkOptions:
         _option(
             "--kernel",
             metavar="K",
-            help="Taps of the convolutions in every direction, padding circular.",
+            help="Taps of the convolutions in every direction.",
         ),
     ] = 1
     position_correlation: Annotated[
@@ -185,10 +186,23 @@ class NetworkOptions:
             help="Cosine where sample and position differ; the product C W if not given.",
         ),
     ] = None
+    padding: Annotated[
+        str,
+        _option(
+            "--padding", metavar="KIND", help="circular or zero: beyond the border of positions."
+        ),
+    ] = "circular"
+    stride: Annotated[
+        int,
+        _option("--stride", metavar="K", help="Of the first layer: every K-th position is kept."),
+    ] = 1
     inputs: Annotated[
         str,
         _option(
-            "--inputs", metavar="KIND", help="synthetic (exchangeable) or digits (real images)."
+            "--inputs",
+            metavar="KIND",
+            help="synthetic (exchangeable), digits (real images as vectors), digits-images (8 x 8 "
+            "positions) or digits-shifted (their average over shifts).",
         ),
     ] = "synthetic"
 

@@ -98,6 +98,7 @@ def draw_padding(table: pd.DataFrame) -> Figure:
         From ``padding_table``.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.0), sharey=True, layout="constrained")
     for panel, padding in zip(panels, _PADDINGS, strict=True):
@@ -113,11 +114,21 @@ def draw_padding(table: pd.DataFrame) -> Figure:
                 yerr=2.0 * line["sem"],
                 linestyle="none",
                 marker=look["marker"],
-                markersize=3.0,
+                markersize=4.0,
                 color=color,
             )
         panel.set_title(f"{padding} padding")
         panel.set_xlabel("layer")
+        panel.locator_params(axis="x", integer=True)
     panels[0].set_ylabel("similarity of two digits")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    names = table["normalizer"].unique()
+    handles = [Line2D([], [], markersize=4.0, **style(str(name))) for name in names]
+    figure.legend(
+        handles,
+        [str(name) for name in names],
+        loc="outside right center",
+        frameon=False,
+        title="lines: theory\npoints: networks",
+        title_fontsize="small",
+    )
     return figure

@@ -107,6 +107,7 @@ from theory.specs.normalizers import (
 from theory.specs.residual import ORDERS, Residual, deep_norm_constants, fixup
 from theory.specs.serialize import from_json, key, to_json
 from theory.specs.spatial import exchangeable_from_data
+from theory.specs.stationary import stationary, stationary_from_data
 from theory.specs.weights import (
     Weights,
     centered_weights,
@@ -193,6 +194,8 @@ __all__ = [
     "silu",
     "sin",
     "softplus",
+    "stationary",
+    "stationary_from_data",
     "tanh",
     "tlu",
     "to_json",

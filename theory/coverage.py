@@ -22,6 +22,7 @@ from theory.routes.spatial import select_spatial, spatial_routes
 from theory.specs.activations import Activation
 from theory.specs.networks import Layer
 from theory.specs.normalizers import group_norm
+from theory.specs.shifts import spread
 from theory.states.base import Block
 from theory.zoo import zoo
 
@@ -61,6 +62,15 @@ def _rows(count: int) -> tuple[Any, Any]:
     return q, 1.0 - np.exp(-np.abs(np.subtract.outer(place, place)))
 
 
+def _lags() -> tuple[Any, Any]:
+    """The same for circulant blocks."""
+    away = np.arange(_POSITIONS)
+    beside = np.exp(-np.minimum(away, _POSITIONS - away) / _POSITIONS)
+    kept = 0.5 + 0.5 * np.eye(_ROWS)
+    rows = (kept[:, :, None] * beside).reshape(_ROWS, -1)
+    return np.repeat(np.linspace(1.0, 2.0, _ROWS), _POSITIONS), 1.0 - spread(rows, (_POSITIONS,))
+
+
 STATES: tuple[State, ...] = (
     State("samples alike", Block(1.0, 0.5, _BATCH, True), routes, _named(select)),
     State("samples", Block(*_rows(_BATCH), _BATCH, False), routes, _named(select)),
@@ -75,6 +85,12 @@ STATES: tuple[State, ...] = (
         ),
         spatial_routes,
         _named(select_spatial),
+    ),
+    State(
+        "by lag",
+        Block(*_lags(), _ROWS * _POSITIONS, False, None, _POSITIONS, (_POSITIONS,)),
+        grid_routes,
+        select_grid,
     ),
     State(
         "(sample, position)",

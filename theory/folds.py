@@ -73,8 +73,8 @@ def fold(ops: tuple[Computation, ...], state: Any) -> tuple[list[Any], str]:
         except KeyError:
             push, name = bind_push(op, state, kept)
             pushes[id(op)] = push
-            if type(op) is NormAct and route == "closed form":
-                route = name
+            if type(op) is NormAct:
+                route = _least_direct(route, name)
         state = push(state)
         states.append(state)
     return states, route
@@ -120,10 +120,10 @@ def _pull_back(program: Schedule, states: list[Any]) -> tuple[list[Gradient], st
         try:
             pull = pulls[id(op)]
         except KeyError:
-            pull, name = bind_pull(op, state, kept)
+            pull, name = bind_pull(op, state, kept, gradient)
             pulls[id(op)] = pull
-            if type(op) is NormAct and route == "closed form":
-                route = name
+            if type(op) is NormAct:
+                route = _least_direct(route, name)
         if residual and type(op) is NormAct and _vanishes(gradient):
             # Where E[1/R^2] is infinite, zero times infinity would be NaN.
             gradients.append(gradient)
@@ -137,6 +137,10 @@ def _pull_back(program: Schedule, states: list[Any]) -> tuple[list[Gradient], st
             break
         gradients.append(gradient)
     return gradients, route
+
+
+def _least_direct(one: str, other: str) -> str:
+    return max(one, other, key=("closed form", "quadrature", "RQMC").index)
 
 
 def _vanishes(gradient: Gradient) -> bool:

@@ -25,12 +25,12 @@ from theory.program import (
     NormAct,
     Scale,
 )
-from theory.routes.base import Route, Want, is_scale_free, label
+from theory.routes.base import is_scale_free, label
 from theory.routes.dispatch import select
 from theory.routes.grid import select_grid
 from theory.routes.spatial import SpatialRoute, select_spatial
 from theory.specs.activations import Activation
-from theory.states.base import Block, Gradient, Moments, State
+from theory.states.base import Gradient, Moments, State
 from theory.states.full import squared_distances
 from theory.states.grid import Grid
 from theory.states.spatial import Spatial
@@ -73,7 +73,11 @@ def bind_push(
     if block.spectrum is not None:
         over_positions = select_spatial(op, block, "forward")
         return partial(_spatial_push, op, over_positions), over_positions.name
-    route, name = _select(op, block, "forward", isinstance(state, Grid))
+    if isinstance(state, Grid):
+        route, name = select_grid(op, block, "forward")
+    else:
+        route = select(op, block, "forward")
+        name = route.name
     if op.activation.shift == 0.0 and op.activation.scale == 1.0 and not isinstance(state, Grid):
         fast = route.fast_push(op, exchangeable=block.exchangeable)
         if fast is not None:
@@ -108,11 +112,15 @@ def bind_push(
 
 
 def bind_pull(
-    op: Computation, state: State | Spatial, kept: list[Gradient] | None = None
+    op: Computation,
+    state: State | Spatial,
+    kept: list[Gradient] | None = None,
+    gradient: Gradient | None = None,
 ) -> tuple[Pull, str]:
     """The backward step of ``op`` at states like ``state``, and the name of its route.
 
-    ``kept`` carries the gradients of skips from ``Merge`` back to ``Fork``.
+    ``kept`` carries the gradients of skips from ``Merge`` back to ``Fork``.  Over positions that differ
+    the route may depend on whether the ``gradient`` joins samples.
     """
     if isinstance(op, Fork | Merge | Scale):
         return bind_stream_pull(op, [] if kept is None else kept), "closed form"
@@ -129,13 +137,18 @@ def bind_pull(
             ), "closed form"
         return (lambda _, g: scale_gradient(g, variance)), "closed form"
     if only_rescales(op) and np.any(state.mean):  # type: ignore[union-attr]
-        centered_pull, name = bind_pull(op, _about_mean(op, state))
+        centered_pull, name = bind_pull(op, _about_mean(op, state), gradient=gradient)
         return (lambda s, g: centered_pull(_about_mean(op, s), g)), name
     block = state.block()
     if block.spectrum is not None:
         over_positions = select_spatial(op, block, "backward")
         return partial(_spatial_pull, op, over_positions), over_positions.name
-    route, name = _select(op, block, "backward", isinstance(state, Grid))
+    if isinstance(state, Grid):
+        incoming = None if gradient is None else gradient.value
+        route, name = select_grid(op, block, "backward", incoming)
+    else:
+        route = select(op, block, "backward")
+        name = route.name
     if op.activation.scale == 1.0 and not isinstance(state, Grid):
         fast = route.fast_pull(op, exchangeable=block.exchangeable)
         if fast is not None:
@@ -146,7 +159,7 @@ def bind_pull(
         usable = s if _scales_through(op) else s.unscaled()
         incoming = gradient.value
         if isinstance(usable, Grid):
-            incoming = _without_zeros(op, usable, incoming)
+            incoming = usable.without_shifts(_without_zeros(op, usable, incoming))
         with np.errstate(over="ignore", invalid="ignore"):
             value, error = route.pullback(op, usable.block(), incoming)
             value = tuple(slope * v for v in value) if block.exchangeable else slope * value
@@ -159,14 +172,6 @@ def bind_pull(
         return Gradient(value, exponent, error)
 
     return pull, name
-
-
-def _select(op: NormAct, block: Block, want: Want, grid: bool) -> tuple[Route, str]:
-    """The route and its name."""
-    if grid:
-        return select_grid(op, block, want)
-    route = select(op, block, want)
-    return route, route.name
 
 
 def _taps(op: Linear | Conv) -> dict[str, Any]:

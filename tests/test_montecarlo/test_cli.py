@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -419,6 +420,25 @@ class TestPositions:
         expected = mc.simulate(network, inputs, width=16, replicates=2, workers=1)
         assert json.loads(out)["values"]["similarity"] == list(expected.similarity.mean)
 
+    @pytest.mark.parametrize("kind", ["digits-images", "digits-shifted"])
+    def test_images_with_zero_padding_and_a_stride(self, run, kind):
+        words = (
+            f"--norm BN --inputs {kind} --batch 2 --depth 2 --kernel 3 --padding zero --stride 4"
+        )
+        status, out, err = run("predict", *words.split(), "--json")
+        assert (status, err) == (0, "")
+        layer = th.Layer(norm=th.batch_norm(), kernel=3, padding="zero", stride=4)
+        pixels = digits.digits(batch=2).reshape(2, 1, 8, 8)
+        inputs = th.images(pixels) if "images" in kind else th.stationary_from_data(pixels)
+        network = th.Sequential((layer, dataclasses.replace(layer, stride=1)))
+        expected = th.predict(network, inputs)
+        assert json.loads(out)["values"]["similarity"] == list(expected.similarity)
+        words += " --width 8 --replicates 2 --workers 1"
+        status, out, _ = run("simulate", *words.split(), "--json")
+        assert status == 0
+        found = mc.simulate(network, inputs, width=8, replicates=2, workers=1)
+        assert json.loads(out)["values"]["similarity"] == list(found.similarity.mean)
+
     def test_no_route_is_found_before_the_simulation(self, run, monkeypatch, tmp_path):
         monkeypatch.setattr("montecarlo.ensemble.simulate", interrupted)
         words = ("--norm", "GN(512)", "--activation", "tanh", "--positions", "40")
@@ -740,6 +760,9 @@ class TestVerify:
         (("verify", "--only", "nothing"), ("only = 'nothing'",)),
         (("verify", "--seed", "-1"), ("seed = -1",)),
         (("verify", "--inputs", "mnist"), ("mnist",)),
+        (("predict", "--padding", "same"), ("padding = 'same'", "circular")),
+        (("predict", "--stride", "0"), ("stride = 0",)),
+        (("predict", "--residual", "pre-activation", "--stride", "2"), ("stride = 2", "skip")),
         (("predict", "--nonsense"), ("--nonsense",)),
         (("nonsense",), ("nonsense",)),
     ],

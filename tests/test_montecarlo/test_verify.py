@@ -155,8 +155,8 @@ class TestClaims:
 
     @pytest.mark.parametrize("case", EVERYTHING, ids=lambda case: case.id)
     def test_controls_differ_by_twice_the_margin(self, case):
-        if case.name.startswith("EvoNorm"):
-            pytest.skip("RQMC takes seconds: the slow test of the whole run covers it")
+        if case.name.startswith("EvoNorm") or case.id == "GN(4)/padding":
+            pytest.skip("this theory takes seconds: a whole run covers it")
         effects = dict.fromkeys((control.name for control in case.controls), 0.0)
         budget = QUICK if case.kind in ("synthetic", "digits") and case.parts(QUICK) else LONG
         for part in case.parts(budget):
@@ -211,6 +211,23 @@ class TestClaims:
         single = tuple(case for case in cases("synthetic") if case.parts(QUICK))
         assert verify.affordable((*spatial, *cases("synthetic")), QUICK) == single
         assert [case.name for case in cases("synthetic") if case not in single] == ["GN(6), linear"]
+
+    def test_padding(self):
+        """Real images with zero padding; asked for by name, the wrong theory is circular padding."""
+        padded = cases("padding")
+        assert {"BN", "LN", "GN(4)", "WN", "SWS"} == {case.name for case in padded}
+        assert not {case.id for case in cases("all")} & {case.id for case in padded}
+        for case in padded:
+            true, wrong = case.network(4), case.controls[0].network(4, case.inputs)
+            assert {layer.padding for layer in true.layers} == {"zero"}
+            assert {layer.padding for layer in wrong.layers} == {"circular"}
+            for network in (true, wrong):
+                assert [layer.stride for layer in network.layers] == [1, 2, 1, 1]
+            assert case.inputs.positions == 64
+            assert not case.parts(QUICK)
+            (part,) = case.parts(DEFAULT)
+            assert part.backward
+            assert not part.grid.curved
 
     def test_residual_networks(self):
         """Every order and remedy; 32 blocks and more in the long budget only; few cases in the quick one."""

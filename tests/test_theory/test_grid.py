@@ -593,3 +593,34 @@ def test_calibration_of_sampled_pools():
             ]
     assert len(scores) > 800
     assert np.mean(np.abs(scores) > 3.0) < 0.02
+
+
+def test_the_route_of_a_gradient_that_joins_samples_is_sampling():
+    """BN's gradient has blocks across samples: GN below it is sampled, and the label says so."""
+    inputs = th.images(draw(5, BATCH, 3, 4))
+    layers = [th.Layer(norm=norm, kernel=3) for norm in (th.group_norm(4), th.batch_norm())]
+    apart, joined = th.Sequential(layers[:1] * 2), th.Sequential(layers)
+    assert th.predict(apart, inputs).route["gradient_norm"][0] == "quadrature"
+    pred = th.predict(joined, inputs)
+    assert pred.route["gradient_norm"][0] == "RQMC"
+    assert pred.route["similarity"][0] == "quadrature"
+
+
+@pytest.mark.parametrize("name", ["SWS", "WN"])
+def test_vectors_as_images_of_one_position_have_rows_of_few_entries(name):
+    """64 networks of width 256: |z| < 5, a false alarm once in 10^5; ``from_data`` says it ignores this."""
+    import montecarlo as mc
+
+    x = draw(6, 4, 9) + 0.3
+    network = th.FeedForward(th.zoo[name], depth=1)
+    given, exact = th.from_data(x), th.images(x[:, :, None])
+    found = mc.simulate(network, given, width=256, replicates=64, seed=2, workers=1)
+    error = found.second_moment.sem[0]
+    assert (
+        abs(found.second_moment.mean[0] - th.predict(network, exact).second_moment[0]) < 5 * error
+    )
+    ratio = (
+        th.predict(network, exact).second_moment[0] / th.predict(network, given).second_moment[0]
+    )
+    if name == "SWS":
+        assert ratio == pytest.approx(9 / 8, rel=1e-12)

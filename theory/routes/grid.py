@@ -27,6 +27,8 @@ __all__ = ["grid_routes", "select_grid"]
 _PAIRS = 3000
 # Rows of the Laplace integrals, which cost rows^3: beyond, RQMC gives its 3 digits sooner.
 _LAPLACE_ROWS = {"forward": 640, "backward": 640}
+# By lag one spectrum is most of it.
+_LAPLACE_ROWS_BY_LAG = 1280
 _SOBOL_DIMENSIONS = 21201
 # Seconds per layer that Laplace integrals may take where sampling has three digits in a few.
 _PATIENCE = 6.0
@@ -104,6 +106,7 @@ class GridPairs(NoShortCut):
             batch=int(block.batch) // block.positions,
             channels=int(norm.pool.channels),
             backward=want == "backward",
+            by_lag=block.torus is not None,
         )
         if time > _PATIENCE:
             return f"the Laplace integrals would take about {time:.0f} s, sampling a few"
@@ -116,13 +119,16 @@ class GridPairs(NoShortCut):
         return Moments(q, gap, mean, (error, error))
 
     def pullback(self, op: NormAct, block: Block, value: Any) -> tuple[Any, float]:
-        samples = int(block.batch) // block.positions
-        if not block_diagonal(value, samples):
-            # Gradients that an earlier pool has joined across samples.
+        if self.samples(block, value):
             return SobolField().pullback(op, block, value)
         return laplace_fields.pullback(
             block.second_moment, block.gap, value, **_homogeneous(op, block)
         )
+
+    @staticmethod
+    def samples(block: Block, value: Any) -> bool:
+        """Whether Pi has been joined across samples by a pool above, which only sampling follows."""
+        return not block_diagonal(value, int(block.batch) // block.positions)
 
 
 class SobolField(NoShortCut):
@@ -160,7 +166,7 @@ class SobolField(NoShortCut):
 
 def _homogeneous(op: NormAct, block: Block) -> dict[str, Any]:
     slopes, batch = op.activation.ray_slopes, int(block.batch) // block.positions
-    return {"norm": op.norm, "slopes": slopes, "batch": batch}
+    return {"norm": op.norm, "slopes": slopes, "batch": batch, "torus": block.torus}
 
 
 def _field(op: NormAct, block: Block) -> Field:
@@ -185,7 +191,8 @@ def _slow(op: NormAct, rows: Block, want: Want) -> str | None:
     except HypothesisError as reason:
         return str(reason)
     count, kind = int(rows.batch), type(route).__name__
-    if kind == "Laplace" and count > _LAPLACE_ROWS[want]:
+    limit = _LAPLACE_ROWS[want] if rows.torus is None else _LAPLACE_ROWS_BY_LAG
+    if kind == "Laplace" and count > limit:
         return f"the Laplace integrals of {count} rows take longer than sampling"
     if kind in ("SobolBatch", "SobolGroup", "SobolLayer"):
         return "it would be sampled row by row"
@@ -212,8 +219,8 @@ def grid_routes() -> tuple[Route, ...]:
     return (GridLimit(), GridRows(), GridPairs(), SobolField())
 
 
-def select_grid(op: NormAct, block: Block, want: Want) -> tuple[Route, str]:
-    """The first route that applies, and what it names its numbers.
+def select_grid(op: NormAct, block: Block, want: Want, value: Any = None) -> tuple[Route, str]:
+    """The first route that applies, and what it names its numbers; ``value``: Pi, if it is known.
 
     Raises
     ------
@@ -224,6 +231,8 @@ def select_grid(op: NormAct, block: Block, want: Want) -> tuple[Route, str]:
     for route in grid_routes():
         reason = route.refusal(op, block, want)
         if reason is None:
+            if isinstance(route, GridPairs) and value is not None and route.samples(block, value):
+                route = SobolField()
             return route, _name(route, op, block, want)
         refusals.append(f"{type(route).__name__}: {reason}")
     raise HypothesisError(

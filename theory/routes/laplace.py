@@ -11,6 +11,7 @@ is the same at a cost that does not depend on B.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +31,7 @@ from theory.routes.laplace_core import (
     tilted_gap_row,
 )
 from theory.specs.normalizers import Normalizer
+from theory.specs.shifts import spread
 
 __all__ = ["exchangeable_forward", "forward", "pool_rank"]
 
@@ -46,6 +48,7 @@ def forward(
     norm: Normalizer,
     slopes: Slopes,
     average: bool = False,
+    torus: tuple[int, ...] | None = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray, float]:
     """K = E[phi(N(h)) phi(N(h))'] and m = E[phi(N(h))] for h ~ N(0, Sigma) over the batch.
 
@@ -64,6 +67,9 @@ def forward(
     average
         State the error relative to averages over samples and pairs where these are larger: among many
         positions some are parallel up to rounding, and nobody looks at one pair.
+    torus
+        Rows are (sample, position) and shifts of these sides change nothing: pairs of position 0 with
+        every row are all that is integrated.
 
     Returns
     -------
@@ -87,8 +93,9 @@ def forward(
             mean = _means(pool, _nodes(pool, power=-0.5), slopes=slopes)[0]
         return np.full(batch, math.inf), np.zeros((batch, batch)), mean, _ROUNDING
     floor = float(gap.mean()) if average else 0.0
-    values, error = _integrals(pool, slopes=slopes, floor=floor)
-    shaken, _ = _integrals(shaken_modes(pool, q, gap, norm=norm), slopes=slopes, floor=floor)
+    shared: dict[str, Any] = {"slopes": slopes, "floor": floor, "torus": torus}
+    values, error = _integrals(pool, **shared)
+    shaken, _ = _integrals(shaken_modes(pool, q, gap, norm=norm), **shared)
     for value, other in zip(values, shaken, strict=True):
         least = float(np.abs(value).mean()) if average else 0.0
         error = max(error, relative_change(value, other, floor=least))
@@ -96,7 +103,7 @@ def forward(
 
 
 def _integrals(
-    pool: Modes, *, slopes: Slopes, floor: float
+    pool: Modes, *, slopes: Slopes, floor: float, torus: tuple[int, ...] | None
 ) -> tuple[tuple[FloatArray, FloatArray, FloatArray], float]:
     """((K_aa, gap, mean), relative error of the quadrature)."""
     # The kernel of two nearly equal samples falls off only beyond 1/lambda of their small mode, so that
@@ -108,7 +115,7 @@ def _integrals(
     square = variance @ nodes.weight
     error = quadrature_error(square, variance @ nodes.coarse(), square)
     mean, mean_error = _means(pool, nodes, slopes=slopes)
-    gap, gap_error = _gaps(pool, nodes, deviation, square, slopes=slopes, floor=floor)
+    gap, gap_error = _gaps(pool, nodes, deviation, square, slopes=slopes, floor=floor, torus=torus)
     values = arccosine.ray_second_moment(square, slopes=slopes), gap, mean
     return values, max(error, mean_error, gap_error)
 
@@ -134,6 +141,7 @@ def _gaps(
     *,
     slopes: Slopes,
     floor: float,
+    torus: tuple[int, ...] | None,
 ) -> tuple[FloatArray, float]:
     """gap_ab = int w E_s[(phi(d_a) - phi(t d_b))^2]/(2 int w sigma_a^2), t^2 = K_aa/K_bb.
 
@@ -144,25 +152,30 @@ def _gaps(
     result = np.zeros((batch, batch))
     error = 0.0
     weights = np.stack([nodes.weight, nodes.coarse()], axis=1)
-    for sample in range(batch - 1):
-        rest = slice(sample + 1, batch)
+    chosen = range(batch - 1) if torus is None else range(0, batch, math.prod(torus))
+    for sample in chosen:
+        first = sample + 1 if torus is None else 0
+        rest = slice(first, batch)
         if square[sample] == 0.0:
             result[sample, rest] = 1.0
             continue
-        gap = tilted_gap_row(pool, nodes, deviation, sample=sample, first=sample + 1)
+        gap = tilted_gap_row(pool, nodes, deviation, sample=sample, first=first)
         own = deviation[sample]
         ratio = np.sqrt(
-            np.divide(square[sample], square[rest], out=np.ones(batch - sample - 1),
+            np.divide(square[sample], square[rest], out=np.ones(batch - first),
                       where=square[rest] > 0.0)
         )  # fmt: skip
         other = ratio[:, None] * deviation[rest]
-        spread = (own - other) ** 2
-        spread += 2.0 * own * other * arccosine.ray_gap(gap, slopes=slopes)
-        both = (spread @ weights) / (2.0 * square[sample])
+        apart = (own - other) ** 2
+        apart += 2.0 * own * other * arccosine.ray_gap(gap, slopes=slopes)
+        both = (apart @ weights) / (2.0 * square[sample])
         both[square[rest] == 0.0] = 1.0
         both[pool.distance[sample, rest] == 0.0] = 0.0
         result[sample, rest] = both[:, 0]
         error = max(error, quadrature_error(both[:, 0], both[:, 1], np.maximum(both[:, 0], floor)))
+    if torus is not None:
+        np.fill_diagonal(result, 0.0)
+        return np.minimum(spread(result[:: math.prod(torus)], torus), 2.0), error
     result += result.T
     return np.minimum(result, 2.0), error
 

@@ -36,6 +36,7 @@ from theory.routes.laplace_core import (
     tilted_gap_row,
 )
 from theory.specs.normalizers import Normalizer
+from theory.specs.shifts import shift_average, spread
 
 __all__ = ["exchangeable_pullback", "pullback"]
 
@@ -56,6 +57,7 @@ def pullback(
     *,
     norm: Normalizer,
     slopes: Slopes,
+    torus: tuple[int, ...] | None = None,
 ) -> tuple[FloatArray, float]:
     """T(Pi) = E[J' Pi J] for a symmetric Pi, J = d phi(N(h))/dh.
 
@@ -65,6 +67,8 @@ def pullback(
         As in ``laplace.forward``.
     gradient
         Pi, shape (B, B).
+    torus
+        Rows are (sample, position) and shifts of these sides change nothing, in Pi neither.
 
     Returns
     -------
@@ -87,58 +91,77 @@ def pullback(
         return np.zeros((batch, batch)), 0.0
     if pool.eps == 0.0 and pool.rank <= (4 if heavy else 2):
         return np.full((batch, batch), math.inf), 0.0
-    value, error = _transform(pool, cotangent, slopes=slopes)
+    value, error = _transform(pool, cotangent, slopes=slopes, torus=torus)
     moved = shaken_modes(pool, np.asarray(second_moment), np.asarray(gap), norm=norm)
-    shaken, _ = _transform(moved, cotangent, slopes=slopes)
+    shaken, _ = _transform(moved, cotangent, slopes=slopes, torus=torus)
     top = float(np.abs(value).max()) or 1.0
     error += float(np.abs(value - shaken).max()) / top + _ROUNDING
     return value / pool.scale, error
 
 
-def _transform(pool: Modes, cotangent: FloatArray, *, slopes: Slopes) -> tuple[FloatArray, float]:
+def _transform(
+    pool: Modes, cotangent: FloatArray, *, slopes: Slopes, torus: tuple[int, ...] | None
+) -> tuple[FloatArray, float]:
     """(T, its error relative to the largest entry: quadrature and cancellation)."""
     power = 1.0 if pool.residual > 0.0 else 0.0
     nodes = quadrature(pool.variance, divisor=pool.divisor, eps=pool.eps, power=power)
-    fine, coarse = _accumulate(pool, nodes, cotangent, slopes=slopes)
+    fine, coarse = _accumulate(pool, nodes, cotangent, slopes=slopes, torus=torus)
     top = float(np.abs(fine).max()) or 1.0
     error = quadrature_error(fine, coarse, top)
     return fine, error + _EPSILON * _cancelled(pool, nodes, cotangent, slopes=slopes) / top
 
 
 def _accumulate(
-    pool: Modes, nodes: Nodes, cotangent: FloatArray, *, slopes: Slopes
+    pool: Modes,
+    nodes: Nodes,
+    cotangent: FloatArray,
+    *,
+    slopes: Slopes,
+    torus: tuple[int, ...] | None,
 ) -> tuple[FloatArray, FloatArray]:
-    """T by the fine and by the coarse rule."""
+    """T by the fine and by the coarse rule.
+
+    On a torus k runs over the rows at position 0; sums over its shifts are taken of the result.
+    """
     batch, rank = pool.pooled.shape
+    places = 1 if torus is None else math.prod(torus)
+    rows = np.arange(0, batch, places)
     deviation = tilted_deviation(pool, nodes)
     both = np.stack([nodes.weight, nodes.coarse()])
-    direct = np.zeros((2, batch, batch))
-    mixed = np.zeros((2, batch, rank))
+    direct = np.zeros((2, len(rows), batch))
+    mixed = np.zeros((2, len(rows), rank))
     inner = np.zeros((2, rank, rank))
-    step = max(_CHUNK // (batch * batch), 1)
+    step = max(_CHUNK // (len(rows) * batch), 1)
     for start in range(0, nodes.s.size, step):
         part = slice(start, start + step)
         some = Nodes(nodes.s[part], nodes.tilted[part], nodes.weight[part])
-        first, row, total = _moments(pool, some, deviation[:, part], cotangent, slopes=slopes)
+        first, row, total = _moments(
+            pool, some, deviation[:, part], cotangent, slopes=slopes, rows=rows
+        )
         weight, s = both[:, part], some.s
         # s Y' = W s Lambda(s) U'; U is applied at the end.  s Lambda(s) is bounded, s^2 is not.
         share = some.tilted * s[:, None]
         outer = pool.numerator[None] * share[:, None, :]
-        product = first @ outer + row[:, :, None] * outer
+        own = outer[:, rows]
+        product = first @ outer + row[:, :, None] * own
         direct += np.einsum("rq,qkl->rkl", weight, first)
         mixed += np.einsum("rq,qkm->rkm", weight, product)
-        square = 2.0 * (outer.transpose(0, 2, 1) @ product)
+        square = 2.0 * (own.transpose(0, 2, 1) @ product)
         index = np.arange(rank)
         square[:, index, index] += share * (s * total)[:, None]
         inner += np.einsum("rq,qmn->rmn", 0.5 * weight, square)
     results = []
     for direct_r, mixed_r, inner_r in zip(direct, mixed, inner, strict=True):
         second = mixed_r @ pool.pooled.T
+        third = pool.pooled @ inner_r @ pool.pooled.T
+        if torus is not None:
+            direct_r, second = spread(direct_r, torus), spread(second, torus)
+            third = places * spread(shift_average(third, torus), torus)
         if pool.centered:
             direct_r = _project(direct_r)
             second = second - second.mean(axis=0, keepdims=True)
         value = direct_r - (second + second.T) / pool.divisor
-        value += pool.pooled @ inner_r @ pool.pooled.T / pool.divisor**2
+        value += third / pool.divisor**2
         results.append(0.5 * (value + value.T))
     return results[0], results[1]
 
@@ -154,26 +177,32 @@ def _cancelled(pool: Modes, nodes: Nodes, cotangent: FloatArray, *, slopes: Slop
 
 
 def _moments(
-    pool: Modes, nodes: Nodes, deviation: FloatArray, cotangent: FloatArray, *, slopes: Slopes
+    pool: Modes,
+    nodes: Nodes,
+    deviation: FloatArray,
+    cotangent: FloatArray,
+    *,
+    slopes: Slopes,
+    rows: NDArray[np.int64],
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Pi o E[f'f'] (Q, B, B), sum_l Pi_kl E[f''_k f_l] (Q, B), sum_kl Pi_kl E[f_k f_l] (Q,)."""
+    """Pi o E[f'f'] (Q, k, B), sum_l Pi_kl E[f''_k f_l] (Q, k), sum_kl Pi_kl E[f_k f_l] (Q,), k in rows."""
     a, b = slopes
     batch, count = deviation.shape
-    first = np.empty((count, batch, batch))
-    row = np.empty((count, batch))
+    first = np.empty((count, len(rows), batch))
+    row = np.empty((count, len(rows)))
     total = np.zeros(count)
-    for sample in range(batch):
+    for k, sample in enumerate(rows):
         gap = tilted_gap_row(pool, nodes, deviation, sample=sample)
         gap[sample] = 0.0
         weight = cotangent[sample][:, None]
-        first[:, sample, :] = (weight * arccosine.ray_slope(gap, slopes=slopes)).T
+        first[:, k, :] = (weight * arccosine.ray_slope(gap, slopes=slopes)).T
         own = deviation[sample]
         total += own * (weight * deviation * (1.0 - arccosine.ray_gap(gap, slopes=slopes))).sum(
             axis=0
         )
         sine = np.sqrt(gap * (2.0 - gap))
         kink = (weight * deviation * sine).sum(axis=0)
-        row[:, sample] = np.divide(kink, own, out=np.zeros_like(kink), where=own > 0.0)
+        row[:, k] = np.divide(kink, own, out=np.zeros_like(kink), where=own > 0.0)
     return first, row * ((a + b) ** 2 / (2.0 * math.pi)), total * (0.5 * (a * a + b * b))
 
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from theory.routes import arccosine, laplace, laplace_backward
 from theory.routes.laplace_core import quadrature_error, right_end
 from theory.specs.normalizers import Normalizer, Pool
+from theory.specs.shifts import spread
 
 __all__ = ["forward", "pullback", "seconds"]
 
@@ -52,10 +53,12 @@ class _Part(NamedTuple):
     share: float
 
 
-def seconds(rows: int, *, batch: int, channels: int, backward: bool) -> float:
-    """Estimated time of a layer on one core."""
+def seconds(rows: int, *, batch: int, channels: int, backward: bool, by_lag: bool) -> float:
+    """Estimated time of a layer on one core; ``by_lag``: spectra and one position only."""
     positions = rows // batch
     alone = batch * _CUBE * (channels * positions / 256.0) ** 3
+    if by_lag:
+        alone *= 0.25
     if backward:
         return 3.0 * alone
     pairs = batch * (batch - 1) / 2
@@ -63,7 +66,13 @@ def seconds(rows: int, *, batch: int, channels: int, backward: bool) -> float:
 
 
 def forward(
-    second_moment: FloatArray, gap: FloatArray, *, norm: Normalizer, slopes: Slopes, batch: int
+    second_moment: FloatArray,
+    gap: FloatArray,
+    *,
+    norm: Normalizer,
+    slopes: Slopes,
+    batch: int,
+    torus: tuple[int, ...] | None = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray, float]:
     """(second moments, gaps, means, error relative to mean second moments and gaps).
 
@@ -77,6 +86,8 @@ def forward(
         (a, b) of phi.
     batch
         Samples.
+    torus
+        Shifts of these sides change nothing: two samples are compared at position 0 of the first.
     """
     rows = len(second_moment)
     size = rows // batch
@@ -86,7 +97,7 @@ def forward(
     for own in parts:
         group_q, group_gap = _group(second_moment[own], gap[own, own], norm)
         found = laplace.forward(
-            group_q, group_gap, norm=_over_rows(norm), slopes=slopes, average=True
+            group_q, group_gap, norm=_over_rows(norm), slopes=slopes, average=True, torus=torus
         )
         q[own], result[own, own], mean[own] = (
             found[0][:size],
@@ -100,7 +111,11 @@ def forward(
     for k, one in enumerate(parts):
         for other in parts[k + 1 :]:
             blocks = covariance[one, one], covariance[other, other], covariance[one, other]
-            moment, inaccuracy = _pair(*blocks, norm=norm, slopes=slopes)
+            moment, inaccuracy = _pair(
+                *blocks, norm=norm, slopes=slopes, kept=size if torus is None else 1
+            )
+            if torus is not None:
+                moment = spread(moment, torus)
             scale = np.outer(new_root[one], new_root[other])
             cosine = np.divide(moment, scale, out=np.zeros_like(moment), where=scale > 0.0)
             result[one, other] = np.clip(1.0 - cosine, 0.0, 2.0)
@@ -120,6 +135,7 @@ def pullback(
     norm: Normalizer,
     slopes: Slopes,
     batch: int,
+    torus: tuple[int, ...] | None = None,
 ) -> tuple[FloatArray, float]:
     """(E[J' Pi J], error relative to its largest entry) for Pi without blocks across samples.
 
@@ -137,6 +153,7 @@ def pullback(
             np.kron(np.eye(channels), gradient[own, own]),
             norm=_over_rows(norm),
             slopes=slopes,
+            torus=torus,
         )
         blocks = found.reshape(channels, size, channels, size)
         result[own, own] = np.einsum("gigj->ij", blocks) / channels
@@ -159,9 +176,15 @@ def _over_rows(norm: Normalizer) -> Normalizer:
 
 
 def _pair(
-    first: FloatArray, second: FloatArray, cross: FloatArray, *, norm: Normalizer, slopes: Slopes
+    first: FloatArray,
+    second: FloatArray,
+    cross: FloatArray,
+    *,
+    norm: Normalizer,
+    slopes: Slopes,
+    kept: int,
 ) -> tuple[FloatArray, float]:
-    """(E[phi(d) phi(d')'/(R R')], absolute error)."""
+    """(E[phi(d) phi(d')'/(R R')], absolute error) for the first ``kept`` positions of d."""
     channels = int(norm.pool.channels)
     if not norm.centered:
         parts = [_Part(first, second, cross, channels, 1.0)]
@@ -174,15 +197,15 @@ def _pair(
     s, s_weight = _nodes([(p.first, p.multiplicity) for p in parts], divisor, norm.eps)
     t, t_weight = _nodes([(p.second, p.multiplicity) for p in parts], divisor, norm.eps)
     spectra = [np.linalg.eigh(part.first) for part in parts]
-    fine, coarse = np.zeros_like(cross), np.zeros_like(cross)
+    fine, coarse = np.zeros_like(cross[:kept]), np.zeros_like(cross[:kept])
     b = 2.0 * t / divisor
     for index, (point, weight) in enumerate(zip(s, s_weight, strict=True)):
         log_det = np.zeros_like(t)
-        left = np.zeros((len(t), len(first)))
+        left = np.zeros((len(t), kept))
         right = np.zeros((len(t), len(second)))
-        between = np.zeros((len(t), *cross.shape))
+        between = np.zeros((len(t), *fine.shape))
         for part, spectrum in zip(parts, spectra, strict=True):
-            tilted = _tilted(part, spectrum, 2.0 * point / divisor, b)
+            tilted = _tilted(part, spectrum, 2.0 * point / divisor, b, kept)
             log_det += part.multiplicity * tilted.log_det
             left += part.share * tilted.first
             right += part.share * tilted.second
@@ -207,20 +230,20 @@ class _Tilted(NamedTuple):
 
 
 def _tilted(
-    part: _Part, spectrum: tuple[FloatArray, FloatArray], a: float, b: FloatArray
+    part: _Part, spectrum: tuple[FloatArray, FloatArray], a: float, b: FloatArray, kept: int
 ) -> _Tilted:
     value, vector = spectrum
     value = np.maximum(value, 0.0)
     shrink = 1.0 / (1.0 + a * value)
     turned = vector.T @ part.cross
-    between = (vector * shrink) @ turned
+    between = (vector[:kept] * shrink) @ turned
     after = part.second - turned.T @ (turned * (a * shrink)[:, None])
     mu, basis = np.linalg.eigh(0.5 * (after + after.T))
     mu = np.maximum(mu, 0.0)
     # The tilt by t, diagonal in ``basis``.
     keep = 1.0 / (1.0 + np.multiply.outer(b, mu))
     mixed = between @ basis
-    first = (vector**2) @ (value * shrink) - (b[:, None] * keep) @ (mixed**2).T
+    first = (vector[:kept] ** 2) @ (value * shrink) - (b[:, None] * keep) @ (mixed**2).T
     second = (mu * keep) @ (basis**2).T
     cross = (mixed[None] * keep[:, None, :]) @ basis.T
     log_det = np.log1p(a * value).sum() - np.log(keep).sum(axis=1)

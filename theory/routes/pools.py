@@ -182,7 +182,11 @@ class Laplace(NoShortCut):
             )
             return Moments(q, gap, mean, (error, error))
         values, gaps, means, error = laplace.forward(
-            block.second_moment, block.gap, average=block.positions > 1, **shared
+            block.second_moment,
+            block.gap,
+            average=block.positions > 1,
+            torus=block.torus,
+            **shared,
         )
         return Moments(values, gaps, means, (error, error))
 
@@ -195,7 +199,9 @@ class Laplace(NoShortCut):
                 block.second_moment, block.gap, value[0], value[1], batch=block.batch, **shared
             )
             return (same, pair), error
-        return laplace_backward.pullback(block.second_moment, block.gap, value, **shared)
+        return laplace_backward.pullback(
+            block.second_moment, block.gap, value, torus=block.torus, **shared
+        )
 
 
 def _group(op: NormAct) -> dict[str, Any]:

@@ -247,6 +247,11 @@ class DataInputs(ArrayInputs):
 def from_data(features: Any) -> DataInputs:
     """A real batch x^0: full covariance X X'/d and the feature mean of each sample.
 
+    Normalized rows (WN, SWS) of a first layer are taken as Gaussian, as over infinitely many features.
+    Over d of them they are directions: SWS has d/(d-1) times the second moment (1.6 % more for 64 pixels),
+    and the mean of phi, which the next centered layer subtracts, is larger by about 1/(4 d).
+    ``images(X[:, :, None])`` takes that into account.
+
     Parameters
     ----------
     features

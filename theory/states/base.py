@@ -29,6 +29,8 @@ class Block(NamedTuple):
         one position.
     positions
         How many rows of the arrays are positions of one sample (``batch`` counts rows).
+    torus
+        Sides of the ring or torus whose shifts leave the arrays alone; None where they do not.
     """
 
     second_moment: Any
@@ -37,6 +39,7 @@ class Block(NamedTuple):
     exchangeable: bool
     spectrum: PositionSpectrum | None = None
     positions: int = 1
+    torus: tuple[int, ...] | None = None
 
     def pairs(self) -> tuple[Any, Any, Any]:
         """(q_a, q_b, gap_ab), broadcastable over all pairs."""

@@ -1,4 +1,4 @@
-"""Full covariance over (sample, position): positions that are not alike."""
+"""Covariance over (sample, position), of every pair or, where shifts leave it alone, of every lag."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from theory.specs.inputs import (
     Inputs,
     position_shape_of,
 )
+from theory.specs.shifts import is_stationary, shift_average, spread
 from theory.specs.spatial import SpatialInputs
 from theory.specs.weights import Weights
 from theory.states.base import Block, Gradient, Moments, Observables
@@ -41,12 +42,18 @@ class Grid:
 
     ``features``: channels, finite for data, where a normalized row of weights is a direction in few
     dimensions instead of a Gaussian: ``directions`` of them before the activation (inf: Gaussian).
+
+    ``stationary``: shifts of the ring or torus leave the rows alone.  Then routes take expectations for
+    position 0 and every lag only, and gradients are averages over shifts, whose norm is the same.
+    Circular convolutions and strides and poolings that divide the sides keep it; zero padding does not,
+    and from there on every pair is followed.
     """
 
     rows: Full
     shape: tuple[int, ...]
     features: float = math.inf
     directions: float = math.inf
+    stationary: bool = False
 
     @staticmethod
     def of_inputs(inputs: Inputs) -> Grid:
@@ -62,7 +69,10 @@ class Grid:
         if isinstance(inputs, DataInputs | CovarianceInputs | ImageInputs):
             rows = Full(inputs.second_moment, inputs.gap, inputs.feature_mean)
             channels = inputs.channels if isinstance(inputs, ImageInputs) else math.inf
-            return Grid(rows, shape, channels)
+            alike = isinstance(inputs, CovarianceInputs) and is_stationary(
+                rows.second_moment, rows.gap, rows.mean, shape
+            )
+            return Grid(rows, shape, channels, stationary=alike)
         samples, places = int(inputs.batch), math.prod(shape)
         beside, cross = (0.0, inputs.gap)
         if isinstance(inputs, SpatialInputs):
@@ -76,7 +86,8 @@ class Grid:
             1.0 - own, inputs.gap * other + cross * (1.0 - other)
         )
         ones = np.ones(samples * places)
-        return Grid(Full(inputs.second_moment * ones, gap, inputs.feature_mean * ones), shape)
+        rows = Full(inputs.second_moment * ones, gap, inputs.feature_mean * ones)
+        return Grid(rows, shape, stationary=places > 1)
 
     @property
     def positions(self) -> int:
@@ -124,7 +135,8 @@ class Grid:
 
     def block(self) -> Block:
         """The rows, and how many of them are positions of one sample."""
-        return self.rows.block()._replace(positions=self.positions)
+        torus = self.shape if self.stationary else None
+        return self.rows.block()._replace(positions=self.positions, torus=torus)
 
     def linear(self, weight_variance: float, *, centered: bool) -> Grid:
         """sigma_w^2 K, or sigma_w^2 (K - m m')."""
@@ -141,7 +153,11 @@ class Grid:
         """
         table = windows(self.shape, kernel=kernel, padding=padding, stride=stride)
         sides = tuple(-(-side // stride) for side in self.shape)
-        moved = self if table.shape == (1, self.positions) else self._averaged(table, sides)
+        alike = self.stationary and padding == "circular" and self._divides(stride)
+        # All offsets see the same lags where shifts change nothing.
+        seen = table[:1] if alike else table
+        still = stride == 1 and len(seen) == 1
+        moved = self if still else self._averaged(seen, sides, stationary=alike)
         variance, directions = weights.weight_variance, math.inf
         if weights.normalized and self.features < math.inf:
             entries = self.features * len(table)
@@ -160,7 +176,8 @@ class Grid:
 
     def flattened(self) -> Grid:
         """Positions as features: covariances averaged over positions."""
-        flat = self._averaged(np.arange(self.positions)[:, None], (1,))
+        every = np.arange(self.positions)[:, None]
+        flat = self._averaged(every[:1] if self.stationary else every, (1,))
         return replace(flat, features=self.features * self.positions)
 
     def average_pooled(self, size: int | None) -> Grid:
@@ -174,12 +191,19 @@ class Grid:
         moved = replace(
             rows, second_moment=q, gap=gap, mean=mean, gap_error=rows.gap_error + rounding
         )
-        return Grid(moved, sides, self.features)
+        alike = self.stationary and math.prod(sides) > 1 and size is not None
+        return Grid(moved, sides, self.features, stationary=alike and self._divides(size or 1))
 
-    def _averaged(self, table: NDArray[np.int64], sides: tuple[int, ...]) -> Grid:
+    def _divides(self, step: int) -> bool:
+        return all(side % step == 0 for side in self.shape)
+
+    def _averaged(
+        self, table: NDArray[np.int64], sides: tuple[int, ...], *, stationary: bool = False
+    ) -> Grid:
         rows = self.rows
         q, gap, mean = averaged(rows.second_moment, rows.gap, rows.mean, table, batch=self.batch)
-        return Grid(replace(rows, second_moment=q, gap=gap, mean=mean), sides, self.features)
+        rows = replace(rows, second_moment=q, gap=gap, mean=mean)
+        return Grid(rows, sides, self.features, stationary=stationary and math.prod(sides) > 1)
 
     def _constant(self, still: NDArray[np.bool_]) -> None:
         """Raise if a sample has nothing left after centering."""
@@ -194,8 +218,16 @@ class Grid:
         self, gradient: FloatArray, *, kernel: int, padding: str, stride: int
     ) -> Any:
         """Adjoint of A, from the outputs to this state's positions."""
+        if self.stationary and padding == "circular" and stride == 1:
+            return self.without_shifts(gradient)
         table = windows(self.shape, kernel=kernel, padding=padding, stride=stride)
         return scattered(gradient, table, batch=self.batch, positions=self.positions)
+
+    def without_shifts(self, gradient: FloatArray) -> FloatArray:
+        """The average over shifts, whose trace all layers before keep, if these rows are stationary."""
+        if not self.stationary:
+            return gradient
+        return spread(shift_average(gradient, self.shape), self.shape)
 
     def flattened_back(self, gradient: FloatArray) -> FloatArray:
         """Adjoint of the average over positions."""
@@ -211,16 +243,24 @@ class Grid:
         q_error, gap_error = moments.error
         # Distances are known to the squared rounding of the sqrt(q), gaps are averaged over pairs.
         typical = float(moments.gap.mean())
+        q, gap, mean = moments.second_moment, moments.gap, moments.mean
+        if self.stationary:
+            # What sampling has made of equal positions becomes equal again.
+            q, mean = (
+                np.repeat(np.reshape(value, (-1, self.positions)).mean(axis=1), self.positions)
+                for value in (q, np.broadcast_to(mean, q.shape))
+            )
+            gap = self.without_shifts(gap)
         rows = Full(
-            moments.second_moment,
-            moments.gap,
-            moments.mean,
+            q,
+            gap,
+            mean,
             exponent,
             q_error,
             self.gap_error + gap_error + (DISTANCE_FLOOR / typical if typical > 0.0 else 0.0),
             local_error,
         )
-        return Grid(rows, self.shape)
+        return Grid(rows, self.shape, stationary=self.stationary)
 
     def unscaled(self) -> Grid:
         """Fold 4**exponent into q and m."""
@@ -237,8 +277,8 @@ class Grid:
         """Of flattened samples; the variance is over samples and positions."""
         flat = Full.observe([state.flattened().rows for state in states])
         # Full's variance over its rows, state by state because the number of positions changes.
-        spread = [Full.observe([state.rows]).log_variance[0] for state in states]
-        return flat._replace(log_variance=np.array(spread))
+        variance = [Full.observe([state.rows]).log_variance[0] for state in states]
+        return flat._replace(log_variance=np.array(variance))
 
     @staticmethod
     def stable_rank(states: Sequence[Grid]) -> FloatArray:
