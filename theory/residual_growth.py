@@ -6,7 +6,8 @@ spectral radius on (same sample, pair of samples).  What enters besides, order b
 additive (pre-activation, pre-norm, branch-end norm, sandwich)
     branches are uncorrelated with the stream, whose normalized law tends to a Gaussian; with a
     normalizer over samples the gap settles where stream and branch agree.  Branches that end in a
-    mean other than 0 (EvoNorm-S0) add up means, whose gradients are not derived.
+    mean other than 0 (EvoNorm-S0) add up means, whose gradients are not derived.  Behind VN samples
+    grow alike, and it divides by what tells them apart: a power above 1.
 activation before addition
     means add up as well, whatever the skip (``residual_means``); without a normalizer, for relu
     r = 1 + 2 a mu + sigma_w^2/2 with mu (sqrt(r) - 1) = a.
@@ -31,7 +32,7 @@ from theory.errors import HypothesisError, NumericalError, out_of_domain
 from theory.evidence import assumed_batch
 from theory.growth import FAR, GrowthLaw, gradient_growth, stream_growth
 from theory.population.spheres import Sphere, sphere_refusal
-from theory.program import Linear
+from theory.program import Linear, NormAct
 from theory.reflected_growth import reflected_gradient, reflected_variance
 from theory.residual_branch import ADDITIVE, Branch, couples, has_mean, spectral_radius
 from theory.residual_means import added_activations, added_means, contrast_growth
@@ -76,7 +77,8 @@ def growth_law(network: Residual, *, batch: float | None = None) -> ResidualGrow
     laws: list[GrowthLaw | None] = []
     for derive in (_variance, _gradient):
         try:
-            _require_settled_scale(network)
+            if derive is _gradient or not _grows_alike(network, branch):
+                _require_settled_scale(network)
             laws.append(derive(network, branch))
         except (HypothesisError, NumericalError) as error:
             laws.append(None)
@@ -91,6 +93,8 @@ def _variance(network: Residual, branch: Branch) -> GrowthLaw:
         return _normalized_sum(network, branch)[0]
     if order == "post_activation":
         return reflected_variance(network, branch)
+    if _grows_alike(network, branch):
+        return _alike(branch)
     gap = branch.settled_gap() if math.isfinite(branch.batch) and couples(network) else 0.5
     if order == "activation_before_addition" and factor != 0.0:
         norm = network.layer.norm
@@ -146,6 +150,37 @@ def _gradient(network: Residual, branch: Branch) -> GrowthLaw:
     return bounded or gradient_growth(
         lambda q: branch.pulled(q, gap), stream=stream, skip=skip, factor=factor
     )
+
+
+def _grows_alike(network: Residual, branch: Branch) -> bool:
+    """VN in branches that end in a linear map, 3 < B < inf: where ``_alike`` is derived."""
+    norm, activation = network.layer.norm, network.layer.activation
+    return (
+        norm is not None
+        and (norm.pool.samples, norm.pool.channels, norm.gate) == (True, 1, None)
+        and (norm.denominator, norm.centered) == ("std", False)
+        and activation.ray_slopes is not None
+        and activation.shift == 0.0
+        and not network.weights.centered
+        and network.order in ("pre_activation", "pre_norm")
+        and abs(network.factors[0]) == 1.0
+        # b = 1/sqrt(L) leaves the samples where they are.
+        and network.branch not in (0.0, "1/sqrt(L)")
+        and 3.0 < branch.batch < math.inf
+    )
+
+
+def _alike(branch: Branch) -> GrowthLaw:
+    """q' - q ~ c r q/d and d' - d ~ c with d = q - p -> 0 beside q: q ~ l^r, r = ((B-1)/(B-3))^N.
+
+    Behind VN contrasts of samples are B/(B-1) and E[N^2] ~ B/(B-3) q/d (N of them in a branch), and
+    samples that are alike have one sign, so that phi scales both.  Derived here.
+    """
+    size = branch.batch
+    norms = sum(isinstance(op, NormAct) and op.norm is not None for op in branch.ops)
+    power = ((size - 1.0) / (size - 3.0)) ** norms
+    route = f"q' - q ~ {power:.6g} c q/(q - p), q - p ~ c l; approached as slowly as l^-{0.5 * (power - 1.0):.3g}"
+    return GrowthLaw(kind="polynomial", rate=power, route=route)
 
 
 def _normalized_sum(network: Residual, branch: Branch) -> tuple[GrowthLaw, GrowthLaw]:

@@ -285,6 +285,7 @@ def test_post_norm_is_bounded(order: str) -> None:
     [
         (VN, "post_norm", 16, "alike"),
         (VN, "pre_activation", 16, "alike"),
+        (VN, "branch_end_norm", 16, "alike"),
         (Layer(norm=th.group_norm(8, eps=1e-5)), "post_norm", 2, "not Gaussian"),
         (MC, "post_activation", 16, "no walk"),
         (SWS, "post_activation", None, "population"),
@@ -419,6 +420,35 @@ def test_means_of_branches_enter_with_any_skip(skip: float) -> None:
     assert q[-1] == pytest.approx(exact, rel=1e-9)
     assert law.gradient.rate == pytest.approx(skip**2 + 0.5 / exact, rel=1e-9)
     assert gradient[400] - gradient[401] == pytest.approx(math.log(law.gradient.rate), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("order", "maps", "batch", "activation", "branch"),
+    [
+        ("pre_activation", 1, 4, th.relu, 1.0),
+        ("pre_activation", 1, 6, th.leaky_relu(0.2), 0.5),
+        ("pre_activation", 2, 6, th.relu, 1.0),
+        ("pre_norm", 2, 5, th.relu, 1.0),
+    ],
+)
+def test_powers_of_variance_norm(
+    order: Any, maps: int, batch: int, activation: Any, branch: float
+) -> None:
+    """Slopes freed from what is left at finite depth, a series in l^-((r-1)/2): the root of the gap."""
+    layer = Layer(norm=th.variance_norm(), activation=activation)
+    net = Residual(layer, depth=8_000, order=order, maps=maps, branch=branch)
+    law = growth_law(net, batch=batch)
+    power = exponent_of(law.variance)
+    norms = maps if order == "pre_activation" else 1
+    assert power == pytest.approx(((batch - 1.0) / (batch - 3.0)) ** norms, rel=1e-12)
+    assert law.gradient is None
+    inputs = th.exchangeable(batch=batch, correlation=0.3)
+    log_q = th.predict(net, inputs, backward=False).log_second_moment
+    at = np.unique(np.geomspace(20, 4_000, 40).astype(int))
+    local = (log_q[2 * at - 1] - log_q[at - 1]) / math.log(2.0)
+    columns = [at ** (-0.5 * k * (power - 1.0)) for k in range(5)]
+    fitted = np.linalg.lstsq(np.stack(columns, axis=1), local, rcond=None)[0][0]
+    assert fitted == pytest.approx(power, rel=2e-3)
 
 
 def simulated_second_moment(branch: Any, *, skip: float, depth: int) -> Any:
