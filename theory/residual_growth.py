@@ -179,7 +179,8 @@ def _alike(branch: Branch) -> GrowthLaw:
     size = branch.batch
     norms = sum(isinstance(op, NormAct) and op.norm is not None for op in branch.ops)
     power = ((size - 1.0) / (size - 3.0)) ** norms
-    route = f"q' - q ~ {power:.6g} c q/(q - p), q - p ~ c l; approached as slowly as l^-{0.5 * (power - 1.0):.3g}"
+    slow = 0.5 * (power - 1.0)
+    route = f"q' - q ~ {power:.6g} c q/(q - p), q - p ~ c l; approached as slowly as l^-{slow:.3g}"
     return GrowthLaw(kind="polynomial", rate=power, route=route)
 
 
