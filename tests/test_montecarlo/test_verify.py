@@ -298,6 +298,12 @@ class TestClaims:
         said("BN, post-norm", (steady, growth), gradient=(1.432, "1.432"))
         said("GN(6), post-norm", (steady, growth), gradient=(1.287, "1.287"))
         said("LN, post-activation", (line, power), variance=(1, "→ l"), gradient=(0.209, "L^0.209"))
+        said(
+            "GN(6), post-activation",
+            (line, power),
+            variance=(1, "→ l"),
+            gradient=(0.4665, "L^0.4665"),
+        )
         said("LN, activation before addition", (power, steady), variance=(2, "l²/2π"))
         said("BN, activation before addition", (power, power), gradient=(1.788, "L^1.788"))
         # Samples grow alike: B = 16 has (B - 1)/(B - 3), and its gradient none of the four.

@@ -11,6 +11,7 @@ import pytest
 
 import theory as th
 from theory.errors import HypothesisError
+from theory.growth import reflected_exponent
 from theory.population.result import population
 from theory.routes.sphere_step_walk import sphere_step_walk
 from theory.routes.walk_density import walk_law
@@ -105,6 +106,21 @@ def test_walks_agree_with_populations(
         error = np.hypot(theirs.second_moment_error, found.gradient.second_moment_error[-1])
         stated = 2.0 * exact.error["gradient_norm"].max()
         assert np.all(np.abs(2.0 * ours - relative) < 5.0 * error + stated)
+
+
+def test_gradients_grow_by_the_survival_equation() -> None:
+    # As for Gaussian steps: local exponents freed from l^-1/2 and (l/L)^(g + 1/2).
+    depth, c = 2000, 1.2
+    g = reflected_exponent(c)
+    law = sphere_step_walk(
+        depth, dimensions=7, length=math.sqrt(7), second_moment=0.0, branch_gradient=c
+    )
+    assert law.gradient is not None
+    at = np.unique(np.geomspace(16, depth / 6, 12).astype(int))
+    local = np.log2(law.gradient[at - 1] / law.gradient[2 * at - 1])
+    columns = [np.ones(len(at)), at**-0.5, 1.0 / at, (at / depth) ** (0.5 + g)]
+    fitted = np.linalg.lstsq(np.stack(columns, axis=1), local, rcond=None)[0][0]
+    assert fitted == pytest.approx(g, abs=0.03)
 
 
 def test_odd_groups_state_what_half_integer_powers_cost() -> None:
