@@ -311,6 +311,14 @@ _ORDERS = (
         deep=True,
     ),
     _case(
+        "BN, sandwich",
+        "A random flight over the batch: q_l = q₀ + l, p_l = p₀ − l/(B−1), gradients as a power of depth.",
+        _BN,
+        _wrong("LN for BN", "gradients as L, samples not opposed", _LN, _blocks("sandwich")),
+        architecture=_blocks("sandwich"),
+        effort=2,
+    ),
+    _case(
         "LN, DeepNorm",
         "N(αx + F(x)): q = 1, gradients keep their size, samples hardly approach each other.",
         _LN,
@@ -352,6 +360,14 @@ _ORDERS = (
         _wrong("Gaussian stream", "forgets that the sum is reflected", _LN),
         architecture=_blocks("post_activation"),
         deep=True,
+    ),
+    _case(
+        "GN(6), post-activation",
+        "A walk reflected at 0 whose steps are a sphere's coordinate: E[x²] → l, gradients as L^0.4665.",
+        _GN6,
+        _wrong("LN for GN", "takes steps to be Gaussian", _LN, _blocks("post_activation")),
+        architecture=_blocks("post_activation"),
+        effort=2,
     ),
     _case(
         "LN, activation before addition",

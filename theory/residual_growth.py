@@ -5,11 +5,12 @@ spectral radius on (same sample, pair of samples).  What enters besides, order b
 
 additive (pre-activation, pre-norm, branch-end norm, sandwich)
     branches are uncorrelated with the stream, whose normalized law tends to a Gaussian; with a
-    normalizer over samples the gap settles where stream and branch agree.
+    normalizer over samples the gap settles where stream and branch agree.  Branches that end in a
+    mean other than 0 (EvoNorm-S0) add up means, whose gradients are not derived.  Behind VN samples
+    grow alike, and it divides by what tells them apart: a power above 1.
 activation before addition
-    means add up as well: q_l ~ (b mu l)^2; without a normalizer (m, sqrt(q)) is mapped by a function
-    homogeneous of degree 1 whose eigenvalue is the rate, for relu r = 1 + 2 a mu + sigma_w^2/2 with
-    mu (sqrt(r) - 1) = a.
+    means add up as well, whatever the skip (``residual_means``); without a normalizer, for relu
+    r = 1 + 2 a mu + sigma_w^2/2 with mu (sqrt(r) - 1) = a.
 post-activation with relu
     a walk reflected at 0: slope b^2 E[N^2], and gradients by ``reflected_exponent``; without a
     normalizer its steps grow with it and rates are eigenvalues (``routes.scaled_walk``).
@@ -22,7 +23,6 @@ Source: theory notes, section 5.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -31,18 +31,16 @@ import numpy as np
 from theory.errors import HypothesisError, NumericalError, out_of_domain
 from theory.evidence import assumed_batch
 from theory.growth import FAR, GrowthLaw, gradient_growth, stream_growth
-from theory.operators import bind_pull, bind_push
 from theory.population.spheres import Sphere, sphere_refusal
-from theory.program import Fork, Linear, Merge, NormAct, lower
+from theory.program import Linear, NormAct
 from theory.reflected_growth import reflected_gradient, reflected_variance
+from theory.residual_branch import ADDITIVE, Branch, couples, has_mean, spectral_radius
+from theory.residual_means import added_activations, added_means, contrast_growth
 from theory.specs.residual import Residual
-from theory.states.base import Gradient
 from theory.states.exchangeable import Exchangeable
 from theory.streams import merge
 
 __all__ = ["ResidualGrowth", "growth_law"]
-
-_ADDITIVE = ("pre_activation", "pre_norm", "branch_end_norm", "sandwich")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +72,13 @@ def growth_law(network: Residual, *, batch: float | None = None) -> ResidualGrow
             "network", network, "a fully connected residual network", "build it with Residual(...)"
         )
     size = assumed_batch(network.layer.norm) if batch is None else batch
-    branch = _Branch(network, size)
+    branch = Branch(network, size)
     reasons: list[str] = []
     laws: list[GrowthLaw | None] = []
     for derive in (_variance, _gradient):
         try:
-            _require_settled_scale(network)
-            _require_means_that_count(network, branch)
+            if derive is _gradient or not _grows_alike(network, branch):
+                _require_settled_scale(network)
             laws.append(derive(network, branch))
         except (HypothesisError, NumericalError) as error:
             laws.append(None)
@@ -88,179 +86,105 @@ def growth_law(network: Residual, *, batch: float | None = None) -> ResidualGrow
     return ResidualGrowth(variance=laws[0], gradient=laws[1], reasons=tuple(reasons))
 
 
-class _Branch:
-    """F and what follows the sum, as operators on exchangeable states."""
-
-    def __init__(self, network: Residual, batch: float) -> None:
-        one = dataclasses.replace(network, depth=1, scales=(), stem=None)
-        # DeepNorm's constants belong to the true depth.
-        ops = lower(network if network.order == "deep_norm" else one)
-        start = next(k for k, op in enumerate(ops) if isinstance(op, Fork))
-        end = next(k for k, op in enumerate(ops) if isinstance(op, Merge))
-        rest = next((k for k, op in enumerate(ops[end:]) if isinstance(op, Fork)), len(ops) - end)
-        self.ops = [op for op in ops[start:end] if isinstance(op, Linear | NormAct)]
-        self.after = [op for op in ops[end : end + rest] if isinstance(op, NormAct)]
-        self.batch = batch
-        self.scale = _feedback(network)
-
-    def states(
-        self, q: float, gap: float, ops: list[Linear | NormAct], mean: float = 0.0
-    ) -> list[Exchangeable]:
-        """The stream and what every operation makes of it."""
-        found = [Exchangeable(self.batch, q, gap, mean)]
-        for op in ops:
-            push, _ = bind_push(op, found[-1])
-            found.append(push(found[-1]))
-        return found
-
-    def output(self, q: float, gap: float, mean: float = 0.0) -> Exchangeable:
-        """y = F(x), in units of 1."""
-        if self.scale is not None:
-            return self.states(self.scale, gap, self.ops)[-1].unscaled()
-        return self.states(q, gap, self.ops, mean)[-1].unscaled()
-
-    def added(self, q: float, gap: float) -> float:
-        """F(q) = E[y^2]."""
-        return self.output(q, gap).second_moment
-
-    def pulled(self, q: float, gap: float) -> float:
-        """T(q): spectral radius on (same, pair)."""
-        if self.scale is not None:
-            return self.scale / q * _radius(self.transfer(self.states(self.scale, gap, self.ops)))
-        return _radius(self.transfer(self.states(q, gap, self.ops)))
-
-    def transfer(
-        self, states: list[Exchangeable], ops: list[Linear | NormAct] | None = None
-    ) -> np.ndarray:
-        """(same', pair') as a matrix times (same, pair)."""
-        columns = []
-        for value in ((1.0, 0.0), (1.0, 1.0)):
-            gradient = Gradient(value, 0, 0.0)
-            for op, state in zip(
-                reversed(self.ops if ops is None else ops), reversed(states[:-1]), strict=True
-            ):
-                pull, _ = bind_pull(op, state)
-                gradient = pull(state, gradient)
-            columns.append(np.array(gradient.value) * 4.0**gradient.exponent)
-        if not np.isfinite(columns).all():
-            raise HypothesisError(
-                "the mean squared gradient of a branch is infinite; pool more activations"
-            )
-        # (0, 1) = (1, 1) - (1, 0): operators take covariances.
-        return np.stack([columns[0], columns[1] - columns[0]], axis=1)
-
-    def settled_gap(self) -> float:
-        """Gap of a sum of branches, where the branch at that gap has the same one."""
-        gap = 0.5
-        for step in range(200):
-            state = self.output(FAR, gap)
-            # Relative: a gap that vanishes has no limit.
-            if abs(state.gap - gap) <= max(1e-12, state.gap_error) * gap:
-                return state.gap
-            gap = state.gap
-            # A sampled branch takes a third of a second, and ten steps would settle to its error.
-            if step >= 10 and state.gap_error > 1e-9:
-                break
-        raise HypothesisError(
-            "samples collapse without a limit that a normalizer over samples needs"
-        )
-
-
-def _variance(network: Residual, branch: _Branch) -> GrowthLaw:
+def _variance(network: Residual, branch: Branch) -> GrowthLaw:
     skip, factor = network.factors
     order = network.order
     if branch.after and order != "post_activation":
         return _normalized_sum(network, branch)[0]
     if order == "post_activation":
         return reflected_variance(network, branch)
-    gap = branch.settled_gap() if math.isfinite(branch.batch) and _couples(network) else 0.5
+    if _grows_alike(network, branch):
+        return _alike(branch)
+    gap = branch.settled_gap() if math.isfinite(branch.batch) and couples(network) else 0.5
     if order == "activation_before_addition" and factor != 0.0:
         norm = network.layer.norm
         if norm is not None and norm.couples_samples and norm.denominator == "none":
             # Means that add up follow the contrasts of samples, which is all that branches see.
-            return _contrast(network, branch)
-        return _added_activations(network, branch, gap)
+            return contrast_growth(network, branch)
+        return added_activations(network, branch, gap)
+    if order in ADDITIVE and factor != 0.0 and has_mean(branch.output(FAR, gap)):
+        if abs(skip) < 1.0:
+            raise HypothesisError(
+                "branches whose mean is not 0 meet a bounded stream that is neither centered nor "
+                "Gaussian; follow it as a population"
+            )
+        return added_means(network, branch, gap)
     bounded = _per_depth(network, branch.added(FAR, gap) / FAR)
     return bounded or stream_growth(lambda q: branch.added(q, gap), skip=skip, factor=factor)
 
 
-def _gradient(network: Residual, branch: _Branch) -> GrowthLaw:
+def _gradient(network: Residual, branch: Branch) -> GrowthLaw:
     skip, factor = network.factors
     if branch.after and network.order != "post_activation":
         return _normalized_sum(network, branch)[1]
     if factor == 0.0:
         return _per_block_of_skip(skip)
     if network.order == "post_activation":
-        return reflected_gradient(network, branch, coupled=_couples(network))
-    coupled = _couples(network)
-    if network.order in _ADDITIVE:
+        return reflected_gradient(network, branch, coupled=couples(network))
+    coupled = couples(network)
+    if network.order in ADDITIVE:
         _require_gaussian_limit(network, branch)
         gap = branch.settled_gap() if coupled else 0.5
+        if has_mean(branch.output(FAR, gap)):
+            raise HypothesisError(
+                "branches whose mean is not 0 add up to a stream whose mean the first operation of "
+                "a branch sees, and its gradient there is not derived; follow it as a population"
+            )
         stream = _variance(network, branch)
     elif coupled:
         # Means of all samples agree, so that what a norm over samples sees is q - p, not q.
-        stream = _contrast(network, branch)
+        stream = contrast_growth(network, branch)
         gap = 0.5
         return gradient_growth(
-            lambda contrast: branch.pulled(2.0 * contrast, gap),
+            lambda apart: branch.pulled(2.0 * apart, gap),
             stream=stream,
             skip=skip,
             factor=factor,
         )
     else:
         gap, stream = 0.5, _variance(network, branch)
+        if network.weights.centered and network.layer.norm is not None:
+            # Centered rows do not see the mean that adds up.
+            stream = contrast_growth(network, branch, about_mean=True)
     bounded = _per_depth(network, branch.pulled(FAR, gap))
     return bounded or gradient_growth(
         lambda q: branch.pulled(q, gap), stream=stream, skip=skip, factor=factor
     )
 
 
-def _added_activations(network: Residual, branch: _Branch, gap: float) -> GrowthLaw:
-    """x + phi(N(W x)): q_l ~ (b mu l)^2, or the eigenvalue of (m, q) -> (m', q')."""
-    skip, factor = network.factors
-    near, far = branch.output(FAR, gap), branch.output(16.0 * FAR, gap)
-    if abs(math.log(far.second_moment / near.second_moment)) > 1e-9:
-        rate = _homogeneous_rate(network, branch, gap)
-        route = f"eigenvalue of the homogeneous map of (m, q): q'/q -> {rate:.6g}"
-        return GrowthLaw(kind="exponential", rate=rate, route=route)
-    step = factor * near.mean
-    if skip != 1.0 or abs(step) < 1e-12:
-        return stream_growth(lambda q: branch.added(q, gap), skip=skip, factor=factor)
-    return GrowthLaw(
-        kind="polynomial",
-        rate=2.0,
-        coefficient=step * step,
-        route=f"E[x_l] = {step:.6g} l adds up, q_l ~ E[x_l]^2",
+def _grows_alike(network: Residual, branch: Branch) -> bool:
+    """VN in branches that end in a linear map, 3 < B < inf: where ``_alike`` is derived."""
+    norm, activation = network.layer.norm, network.layer.activation
+    return (
+        norm is not None
+        and (norm.pool.samples, norm.pool.channels, norm.gate) == (True, 1, None)
+        and (norm.denominator, norm.centered) == ("std", False)
+        and activation.ray_slopes is not None
+        and activation.shift == 0.0
+        and not network.weights.centered
+        and network.order in ("pre_activation", "pre_norm")
+        and abs(network.factors[0]) == 1.0
+        # b = 1/sqrt(L) leaves the samples where they are.
+        and network.branch not in (0.0, "1/sqrt(L)")
+        and 3.0 < branch.batch < math.inf
     )
 
 
-def _homogeneous_rate(network: Residual, branch: _Branch, gap: float) -> float:
-    """lim q'/q of m' = a m + b E[y], q' = a^2 q + 2ab m E[y] + b^2 E[y^2]."""
-    a, b = network.factors
-    root, mean, rate = math.sqrt(FAR), 0.0, 0.0
-    for _ in range(10_000):
-        y = branch.output(FAR, gap, mean * root)
-        y_mean, y_square = y.mean / root, y.second_moment / FAR
-        new = a * a + 2.0 * a * b * mean * y_mean + b * b * y_square
-        mean = (a * mean + b * y_mean) / math.sqrt(new)
-        if abs(new - rate) <= 1e-14 * new:
-            return new
-        rate = new
-    raise HypothesisError("the map of mean and second moment has no limiting direction")
+def _alike(branch: Branch) -> GrowthLaw:
+    """q' - q ~ c r q/d and d' - d ~ c with d = q - p -> 0 beside q: q ~ l^r, r = ((B-1)/(B-3))^N.
+
+    Behind VN contrasts of samples are B/(B-1) and E[N^2] ~ B/(B-3) q/d (N of them in a branch), and
+    samples that are alike have one sign, so that phi scales both.  Derived here.
+    """
+    size = branch.batch
+    norms = sum(isinstance(op, NormAct) and op.norm is not None for op in branch.ops)
+    power = ((size - 1.0) / (size - 3.0)) ** norms
+    slow = 0.5 * (power - 1.0)
+    route = f"q' - q ~ {power:.6g} c q/(q - p), q - p ~ c l; approached as slowly as l^-{slow:.3g}"
+    return GrowthLaw(kind="polynomial", rate=power, route=route)
 
 
-def _contrast(network: Residual, branch: _Branch) -> GrowthLaw:
-    """Law of q - p = E[(x - x')^2]/2 where branches do not see the scale."""
-    skip, factor = network.factors
-
-    def added(contrast: float) -> float:
-        y = branch.output(2.0 * contrast, 0.5)
-        return y.second_moment * y.gap
-
-    return stream_growth(added, skip=skip, factor=factor)
-
-
-def _normalized_sum(network: Residual, branch: _Branch) -> tuple[GrowthLaw, GrowthLaw]:
+def _normalized_sum(network: Residual, branch: Branch) -> tuple[GrowthLaw, GrowthLaw]:
     """N(a x + b F(x)): bounded, and the factor T_N (a^2 + b^2 T) at its fixed point."""
     norm = network.layer.norm
     if norm is None:
@@ -282,7 +206,7 @@ def _normalized_sum(network: Residual, branch: _Branch) -> tuple[GrowthLaw, Grow
         if settled:
             break
     matrix = skip * skip * np.eye(2) + factor * factor * branch.transfer(inner)
-    base = _radius(matrix @ branch.transfer(outer, list(branch.after)))
+    base = spectral_radius(matrix @ branch.transfer(outer, list(branch.after)))
     variance = GrowthLaw(
         kind="bounded", rate=state.second_moment, route="the last operation of a block normalizes"
     )
@@ -290,7 +214,7 @@ def _normalized_sum(network: Residual, branch: _Branch) -> tuple[GrowthLaw, Grow
     return variance, gradient_growth(lambda _: base, stream=constant, skip=0.0, factor=1.0)
 
 
-def _on_a_sphere(network: Residual, branch: _Branch) -> tuple[GrowthLaw, GrowthLaw]:
+def _on_a_sphere(network: Residual, branch: Branch) -> tuple[GrowthLaw, GrowthLaw]:
     """Finite pools: exact, although no stream is Gaussian (``routes.sphere_walk``)."""
     refusal = sphere_refusal(network)
     if refusal is not None:
@@ -307,7 +231,7 @@ def _on_a_sphere(network: Residual, branch: _Branch) -> tuple[GrowthLaw, GrowthL
     return variance, gradient_growth(lambda _: base, stream=constant, skip=0.0, factor=1.0)
 
 
-def _centered_sum(network: Residual, branch: _Branch) -> tuple[GrowthLaw, GrowthLaw]:
+def _centered_sum(network: Residual, branch: Branch) -> tuple[GrowthLaw, GrowthLaw]:
     """P(a x + b F(x)): nothing divides, so that q'/q and the gradient's factor are per block."""
     skip, factor = network.factors
     gap = 1.0 if branch.batch == math.inf else branch.batch / (branch.batch - 1.0)
@@ -323,7 +247,7 @@ def _centered_sum(network: Residual, branch: _Branch) -> tuple[GrowthLaw, Growth
     def returned(q: float) -> float:
         inner = branch.transfer(branch.states(q, gap, branch.ops))
         outer = branch.transfer(block(q), list(branch.after))
-        return _radius((skip * skip * np.eye(2) + factor * factor * inner) @ outer)
+        return spectral_radius((skip * skip * np.eye(2) + factor * factor * inner) @ outer)
 
     variance = stream_growth(grown, skip=skip)
     return variance, gradient_growth(returned, stream=variance, skip=0.0, factor=1.0)
@@ -346,25 +270,9 @@ def _require_settled_scale(network: Residual) -> None:
         return
     if network.factors[1] != 0.0 or network.order in ("post_norm", "deep_norm"):
         raise HypothesisError(
-            f"{norm.name} adds the more the more alike samples have become, and they go on becoming so: "
+            f"{norm.name} divides by the deviation over samples: a branch adds in proportion to "
+            "(B q/(q - p) - 2)/(B - 3), more the more alike samples become (q/(q - p) at B = inf), and "
             "no law is derived for it; predict it at the depth in question"
-        )
-
-
-def _require_means_that_count(network: Residual, branch: _Branch) -> None:
-    """Branches with E[y] != 0 add up means beside variances, which only skip = 1 with phi last knows."""
-    skip, factor = network.factors
-    norm = network.layer.norm
-    added = network.order == "activation_before_addition"
-    if norm is None or norm.denominator == "none" or factor == 0.0:
-        return
-    if not (network.order in _ADDITIVE or (added and skip != 1.0)):
-        return
-    y = branch.output(FAR, 0.5)
-    if abs(y.mean) > 1e-9 * math.sqrt(y.second_moment):
-        raise HypothesisError(
-            f"branches that end in {norm.name} and an activation have a mean, which adds up along the stream "
-            f"with skip = {skip}: no law is derived for it; predict it at the depth in question"
         )
 
 
@@ -373,7 +281,7 @@ def _per_block_of_skip(skip: float) -> GrowthLaw:
     return gradient_growth(lambda _: 0.0, stream=constant, skip=skip, factor=0.0)
 
 
-def _require_gaussian_limit(network: Residual, branch: _Branch) -> None:
+def _require_gaussian_limit(network: Residual, branch: Branch) -> None:
     """Ends with a finite pool: only sums of many such branches are Gaussian."""
     last = branch.ops[-1]
     if isinstance(last, Linear) or last.norm is None or last.norm.pool.channels == math.inf:
@@ -383,30 +291,3 @@ def _require_gaussian_limit(network: Residual, branch: _Branch) -> None:
             f"with skip = {network.factors[0]} few branches that end in {last.norm.name} make up the "
             "stream, which is not Gaussian; follow it as a population"
         )
-
-
-def _feedback(network: Residual) -> float | None:
-    """E[(scale_l x_l)^2] if the scales keep it fixed (NF scaling), None without scales."""
-    if not network.scales:
-        return None
-    bare = _Branch(dataclasses.replace(network, scales=()), 2)
-    skip, factor = network.factors
-    s = np.array(network.scales)
-    # NF scaling keeps s_l^2 q_l = k, hence q' = a^2 q + b^2 F(k) along 1/s_l^2.
-    k = 1.0
-    expected = skip * skip / s[:-1] ** 2 + factor * factor * bare.added(k, 0.5)
-    if not np.allclose(expected * s[1:] ** 2, 1.0, rtol=1e-6, atol=0.0):
-        raise HypothesisError(
-            "scales that do not follow the stream's predicted root mean square have no law of growth; "
-            "let nf_scaled compute them"
-        )
-    return k
-
-
-def _couples(network: Residual) -> bool:
-    norm = network.layer.norm
-    return norm is not None and norm.couples_samples
-
-
-def _radius(matrix: np.ndarray) -> float:
-    return float(np.max(np.abs(np.linalg.eigvals(matrix))))

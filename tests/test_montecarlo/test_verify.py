@@ -320,10 +320,18 @@ class TestClaims:
         said("BN, post-norm", (steady, growth), gradient=(1.432, "1.432"))
         said("GN(6), post-norm", (steady, growth), gradient=(1.287, "1.287"))
         said("LN, post-activation", (line, power), variance=(1, "→ l"), gradient=(0.209, "L^0.209"))
+        said(
+            "GN(6), post-activation",
+            (line, power),
+            variance=(1, "→ l"),
+            gradient=(0.4665, "L^0.4665"),
+        )
         said("LN, activation before addition", (power, steady), variance=(2, "l²/2π"))
         said("BN, activation before addition", (power, power), gradient=(1.788, "L^1.788"))
-        # Samples collapse: no law of the four.
-        assert law_of(residual["VN, pre-activation"]).variance is None
+        # Samples grow alike: B = 16 has (B - 1)/(B - 3), and its gradient none of the four.
+        alike = law_of(residual["VN, pre-activation"])
+        assert alike.variance.rate == pytest.approx(15 / 13, rel=1e-12)
+        assert alike.gradient is None
 
     def test_cases_that_a_budget_leaves_out_are_not_named_in_its_command(self, tiny):
         chosen = verify.affordable(cases("all"), QUICK)

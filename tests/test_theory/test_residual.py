@@ -323,8 +323,12 @@ def test_normalizer_free_scaling_refuses() -> None:
         th.nf_scaled(residual(th.batch_norm(), depth=2), INPUTS)
     with pytest.raises(th.SpecificationError, match="a residual network"):
         th.nf_scaled(th.FeedForward(th.Layer(), depth=2), INPUTS)  # type: ignore[arg-type]
+    tanh = th.Residual(th.Layer(activation=th.tanh), depth=3, order="post_activation")
+    with pytest.raises(th.HypothesisError, match="tanh does not reflect"):
+        th.nf_scaled(tanh, INPUTS)
+    data = th.from_data(np.eye(3, 4))
     with pytest.raises(th.HypothesisError, match="not Gaussian"):
-        th.nf_scaled(residual(depth=3, order="post_activation"), INPUTS)
+        th.nf_scaled(residual(depth=3, order="post_activation"), data)
 
 
 @pytest.mark.parametrize(

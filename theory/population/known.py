@@ -1,7 +1,9 @@
 r"""What is known of a stream that is not Gaussian without a population, beside one.
 
 walk
-    relu(a x + b N(W x)) with unit Gaussian steps: moments and gradients of one channel.
+    relu(a x + b N(W x)): moments and gradients of one channel with the steps of a unit Gaussian (LN,
+    RMSNorm), of a sphere's coordinate (GN), or in proportion to the stream (no normalizer); with BN
+    moments.
 closed form
     a x + b N(F(x)), whatever the law of x: N(F(x)) is uncorrelated with x and E[N^2] = D/N_pool, so
     q' = a^2 q + b^2 D/N_pool; what BN adds has no mean over samples, so that q - p gains B/(B-1) of it.
@@ -23,10 +25,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.errors import SpecificationError
+from theory.errors import HypothesisError, SpecificationError
 from theory.population.flights import flight_law, flight_refusal
 from theory.population.spheres import initial
-from theory.population.walks import branch_gradient, walk, walk_refusal
+from theory.population.walks import (
+    WALK_DENSITY,
+    branch_gradient,
+    scaled,
+    scaled_refusal,
+    sphere_steps,
+    sphere_steps_refusal,
+    walk,
+    walk_refusal,
+)
 from theory.specs.inputs import ExchangeableInputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
@@ -70,6 +81,10 @@ def known(network: Network, inputs: ExchangeableInputs, *, backward: bool) -> Kn
         return Known()
     if walk_refusal(network, inputs) is None:
         return _walk(network, inputs, backward=backward)
+    if sphere_steps_refusal(network, inputs) is None:
+        return _sphere_steps(network, inputs, backward=backward)
+    if scaled_refusal(network) is None:
+        return _scaled(network, inputs, backward=backward)
     return _added(network, inputs, backward=backward)
 
 
@@ -84,6 +99,31 @@ def _walk(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> K
         gradient = np.log(law.gradient)
         branch = np.log(law.shared / network.weights.weight_variance)
     return Known(route, np.log(law.second_moment), None, gradient, branch, _GRID)
+
+
+def _sphere_steps(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:
+    try:
+        law, error = sphere_steps(network, inputs, backward=backward)
+    except HypothesisError:
+        # A start that is narrow against a step.
+        return Known()
+    gradient = branch = None
+    if law.gradient is not None and law.shared is not None:
+        gradient = np.log(law.gradient)
+        branch = np.log(law.shared / network.weights.weight_variance)
+    return Known(WALK_DENSITY, np.log(law.second_moment), None, gradient, branch, error)
+
+
+def _scaled(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:
+    try:
+        law = scaled(network, inputs, backward=backward)
+    except HypothesisError:
+        # Steps so small against the stream that the grid would not fit.
+        return Known()
+    branch = law.log_shared
+    if branch is not None:
+        branch = branch - math.log(network.weights.weight_variance)
+    return Known(WALK_DENSITY, law.log_second_moment, None, law.log_gradient, branch, _GRID)
 
 
 def _added(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:
