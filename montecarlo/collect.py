@@ -23,7 +23,7 @@ from montecarlo.jobs import Job, compile_kernels, run_job
 from montecarlo.progress import progress_bar
 from montecarlo.records import environment
 from theory.errors import out_of_domain
-from theory.specs._check import flag, integer
+from theory.specs._check import file_path, flag, integer
 
 if TYPE_CHECKING:
     from montecarlo.store import Store
@@ -197,7 +197,5 @@ def opened(store: str | Path | Store | None) -> Iterator[Store | None]:
     if isinstance(store, Store):
         yield store
         return
-    if not isinstance(store, str | Path):
-        raise out_of_domain("store", store, "a path or a Store", 'pass "runs.db", say')
-    with Store(store) as opened:
+    with Store(file_path("store", store)) as opened:
         yield opened

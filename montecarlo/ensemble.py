@@ -21,7 +21,7 @@ from montecarlo.results import Simulation
 from montecarlo.sampling import require_finite_batch
 from theory.errors import RegimeWarning, out_of_domain
 from theory.specs import serialize
-from theory.specs._check import flag, integer
+from theory.specs._check import flag, integer, member
 from theory.specs.compatibility import check
 from theory.specs.grids import channels_of, layers_on
 from theory.specs.images import ImageInputs
@@ -168,8 +168,8 @@ def plan(
     width = integer("width", width, low=1, remedy="count the channels, 1024 say")
     seed = integer("seed", seed, low=0, remedy="pass an integer")
     flag("backward", backward)
-    _require_member("dtype", dtype, DTYPES)
-    _require_member("method", method, METHODS)
+    member("dtype", dtype, DTYPES)
+    member("method", method, METHODS)
     require_finite_batch(inputs)
     _check_width(network, inputs, width)
     chosen, reason = choose_method(network, inputs, method=method, width=width, backward=backward)
@@ -218,11 +218,6 @@ def _named(table: FloatArray, experiment: Experiment) -> dict[str, FloatArray]:
         for i, name in enumerate(experiment.observables)
         if experiment.backward or "gradient" not in name
     }
-
-
-def _require_member(argument: str, value: object, members: tuple[str, ...]) -> None:
-    if value not in members:
-        raise out_of_domain(argument, value, f"one of {', '.join(members)}", "check the spelling")
 
 
 def _check_width(network: Network, inputs: Inputs, width: int) -> None:

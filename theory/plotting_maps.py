@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from theory.errors import out_of_domain
 from theory.plotting import Drawn, new_axes, style
+from theory.specs._check import instance, integer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -232,9 +232,11 @@ def plot_spectrum(
     """
     ax = new_axes(ax)
     depth = prediction.depth
-    chosen = list(layers) if layers is not None else sorted({1, (depth + 1) // 2, depth})
-    if not all(1 <= layer <= depth for layer in chosen):
-        raise out_of_domain("layers", chosen, f"from 1 to {depth}", "count layers from 1")
+    chosen = sorted({1, (depth + 1) // 2, depth})
+    if layers is not None:
+        instance("layers", layers, Sequence, "a list of layers", "pass [1, 2], say")
+        remedy = "count layers from 1"
+        chosen = [integer("layers", layer, low=1, high=depth, remedy=remedy) for layer in layers]
     look = style(prediction.label)
     spectrum = prediction.spectrum
     rank = np.arange(1, spectrum.shape[1] + 1)

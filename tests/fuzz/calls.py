@@ -42,7 +42,13 @@ def run_calls(*, seed: int, first: int, count: int, report: Report) -> None:
 
 def _watch(seed: int, first: int, count: int, folder: Path, report: Report) -> int:
     """The first call that is left to be made."""
-    command = [sys.executable, "-m", "tests.fuzz.worker", *map(str, (seed, first, count)), str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fuzz.worker",
+        *map(str, (seed, first, count)),
+        str(folder),
+    ]
     # Two BLAS threads: one that a call leaves behind is noticed.
     threads = {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2", "MPLBACKEND": "Agg"}
     environment = os.environ | threads | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"}
@@ -67,7 +73,9 @@ def _watch(seed: int, first: int, count: int, folder: Path, report: Report) -> i
             report.outcomes[said["said"]] += 1
             report.names[said["name"]] += 1
             if said["complaint"]:
-                report.failures.append((f"--seed {seed} --call {begun[0]}: {begun[1]}", said["complaint"]))
+                report.failures.append(
+                    (f"--seed {seed} --call {begun[0]}: {begun[1]}", said["complaint"])
+                )
             begun = None
     if process.returncode == 0:
         return done

@@ -18,17 +18,29 @@ from theory.errors import NormcompassError, RegimeWarning
 __all__ = ["complaint_about_error", "complaint_about_result", "documented"]
 
 # Where a NaN is the answer, by its documentation: no positions, no derived constant.
+_SYNONYMS = {"store": "path", "start": "correlation", "shape": "positions"}
 _MAY_BE_NAN = {"position_correlation", "coefficient"}
-_OBSERVED = (*th.OBSERVABLES, "branch_gradient_norm", "gap", "preactivation_gap", "log_second_moment", "log_variance")
+_OBSERVED = (
+    *th.OBSERVABLES,
+    "branch_gradient_norm",
+    "gap",
+    "preactivation_gap",
+    "log_second_moment",
+    "log_variance",
+)
 
 
 def documented(call: Callable[..., Any]) -> set[str]:
     """Names of the exceptions in the section Raises of a docstring."""
     _, _, section = (call.__doc__ or "").partition("Raises\n")
-    return set(re.findall(r"\b([A-Z]\w+(?:Error|Exception|Invalid\w*))\b", section.split("\n\n")[0]))
+    return set(
+        re.findall(r"\b([A-Z]\w+(?:Error|Exception|Invalid\w*))\b", section.split("\n\n")[0])
+    )
 
 
-def complaint_about_error(error: BaseException, call: Callable[..., Any], junk: str | None) -> str | None:
+def complaint_about_error(
+    error: BaseException, call: Callable[..., Any], junk: str | None
+) -> str | None:
     """Why the error is not allowed, if it is not; ``junk`` is the only argument that was wrong."""
     kind = type(error).__name__
     if not isinstance(error, NormcompassError):
@@ -41,6 +53,7 @@ def complaint_about_error(error: BaseException, call: Callable[..., Any], junk: 
     if "nan" in text.lower() and isinstance(error, th.NumericalError) and ";" not in text:
         return f"{kind} without a remedy: {text}"
     if junk is not None and isinstance(error, th.SpecificationError):
+        junk = _SYNONYMS.get(junk, junk)
         words = [word.rstrip("s") for word in junk.lower().split("_")]
         if not any(word in text.lower() for word in words):
             return f"{kind} does not name {junk}: {text}"
@@ -71,12 +84,19 @@ def _about_prediction(p: th.Prediction) -> str | None:
             return f"NaN in {name}: {values}"
         if name in p.error and not (p.error[name] >= 0.0).all():
             return f"error of {name} is no number: {p.error[name]}"
-        if "log" not in name and "correlation" not in name and "similarity" not in name and (values < 0).any():
+        if (
+            "log" not in name
+            and "correlation" not in name
+            and "similarity" not in name
+            and (values < 0).any()
+        ):
             return f"negative {name}: {values}"
     if (np.abs(p.similarity) > 1.0 + 1e-9).any() or not text:
         return f"similarity beyond 1: {p.similarity}"
     rank = p.stable_rank
-    if (rank < 1.0 - 1e-9).any() or (rank > p.inputs.batch * p.inputs.positions * (1.0 + 1e-9)).any():
+    if (rank < 1.0 - 1e-9).any() or (
+        rank > p.inputs.batch * p.inputs.positions * (1.0 + 1e-9)
+    ).any():
         return f"stable rank outside [1, B]: {rank}"
     return None
 

@@ -29,7 +29,9 @@ def snapshot() -> dict[str, Any]:
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002
     return {
         "np.geterr": np.geterr(),
-        "np.get_printoptions": {k: v for k, v in np.get_printoptions().items() if k != "override_repr"},
+        "np.get_printoptions": {
+            k: v for k, v in np.get_printoptions().items() if k != "override_repr"
+        },
         "np.random": (kind, keys.tobytes(), *rest),  # type: ignore[union-attr]
         "random": hash(random.getstate()),
         "rcParams": {k: v for k, v in matplotlib.rcParams.items() if k != "backend"},

@@ -47,7 +47,9 @@ LIMITS = {"memory_limit": 2**30, "workers": 1}
 
 PREDICTION = cache(lambda: th.predict(NET, BATCH))
 SIMULATION = cache(lambda: mc.simulate(NET, BATCH, width=8, replicates=3, **LIMITS))
-GRID = cache(lambda: mc.simulate_many({"GN": NET}, BATCH, widths=[8, 16, 32], replicates=3, **LIMITS))
+GRID = cache(
+    lambda: mc.simulate_many({"GN": NET}, BATCH, widths=[8, 16, 32], replicates=3, **LIMITS)
+)
 PORTRAIT = cache(lambda: th.phase_portrait(NET, [0.5, 2.0], [0.0, 0.5]))
 MAP = cache(lambda: th.correlation_map(NET, [0.0, 0.5]))
 FRONTIER = cache(lambda: th.frontier(group_sizes=(4, 5)))
@@ -67,11 +69,9 @@ def with_store(name: str) -> Callable[..., Any]:
 
     def call(store: Any, **arguments: Any) -> Any:
         with mc.Store(store) as opened:
-            if name == "samples":
-                (run,) = opened.runs()
-                return opened.samples(arguments.get("run") or run)
-            if "experiment" in arguments and arguments["experiment"] is None:
-                arguments["experiment"] = opened.runs()[0]
+            for role in ("experiment", "run"):
+                if role in arguments and arguments[role] is None and opened.runs():
+                    arguments[role] = opened.runs()[0]
             return getattr(opened, name)(**arguments)
 
     return call
@@ -94,7 +94,14 @@ def plain(**arguments: Any) -> Arguments:
 
 
 def _simulated(**more: Any) -> Arguments:
-    base = {"network": NET, "inputs": BATCH, "width": 8, "replicates": 2, "seed": 0, "dtype": "float64"}
+    base = {
+        "network": NET,
+        "inputs": BATCH,
+        "width": 8,
+        "replicates": 2,
+        "seed": 0,
+        "dtype": "float64",
+    }
     base |= {"method": "auto", "backward": True, "progress": False, **LIMITS}
     return lambda folder: base | {k: v(folder) if callable(v) else v for k, v in more.items()}
 
@@ -186,7 +193,6 @@ VALID: dict[str, Arguments] = {
     "theory.Prediction.load": lambda folder: {"path": folder / "prediction.json"},
     "theory.PredictionSet.to_frame": plain(),
     "theory.PredictionSet.plot": plain(simulations=None, observables=["similarity"]),
-    "montecarlo.Estimate": plain(mean=np.ones(2), sem=np.ones(2), n=3),
     "montecarlo.Estimate.of": plain(samples=np.ones((3, 2))),
     "montecarlo.Store": lambda folder: {"path": folder / "new.db"},
     "montecarlo.compare": lambda _: {"prediction": PREDICTION(), "simulation": SIMULATION()},
@@ -295,7 +301,7 @@ EXEMPT: dict[str, str] = {
             "GrowthLaw", "ResidualGrowth",
         )
     },
-    **{f"montecarlo.{name}": _RESULT for name in ("Comparison", "Extrapolation", "Grid", "Simulation")},
+    **{f"montecarlo.{name}": _RESULT for name in ("Comparison", "Estimate", "Extrapolation", "Grid", "Simulation")},
     **{f"theory.symbolic.{name}": _RECORD for name in ("ClosedForm", "Expression", "Lemma", "Step")},
     **{f"theory.testing.{name}": _RECORD for name in ("Law", "Tally")},
     "montecarlo.Store.add": "takes what simulate computed; its checks are in test_store.py",
@@ -325,7 +331,9 @@ def public_names() -> dict[str, Any]:
                 found[full] = thing
             if isinstance(thing, type):
                 for part, value in vars(thing).items():
-                    made = isinstance(value, classmethod | staticmethod) or inspect.isfunction(value)
+                    made = isinstance(value, classmethod | staticmethod) or inspect.isfunction(
+                        value
+                    )
                     if made and not part.startswith("_"):
                         found[f"{full}.{part}"] = getattr(thing, part)
     return found

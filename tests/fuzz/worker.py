@@ -70,7 +70,7 @@ def _shown(value: Any) -> str:
     except Exception as error:
         text = f"<{type(error).__name__} in repr>"
     text = " ".join(text.encode("ascii", "backslashreplace").decode().split())
-    return text if len(text) <= 700 else text[:700] + "..."
+    return text if len(text) <= 200 else text[:200] + "..."
 
 
 @contextlib.contextmanager

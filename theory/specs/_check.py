@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import math
 import numbers
+from pathlib import Path
+from typing import Any
 
 from theory.errors import out_of_domain
 
-__all__ = ["flag", "integer", "real"]
+# Layers or blocks: beyond, not even one number each fits into memory.
+DEEPEST = 10**9
+# Channels of a pool, samples, positions: exact as floats.
+LARGEST = 2**53
+
+__all__ = [
+    "DEEPEST",
+    "LARGEST",
+    "file_path",
+    "flag",
+    "instance",
+    "integer",
+    "member",
+    "real",
+    "samples",
+]
 
 
 def real(
@@ -35,8 +52,11 @@ def real(
 
 def integer(argument: str, value: object, *, low: int, high: float = math.inf, remedy: str) -> int:
     """Return ``value`` as an int in [low, high], else raise SpecificationError."""
-    domain = f"an integer >= {low}" if high == math.inf else f"an integer in [{low}, {high:g}]"
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    # Limits that nobody should meet are only said to those who do.
+    hidden = high >= DEEPEST and not (whole and int(value) > high)  # type: ignore[call-overload]
+    domain = f"an integer >= {low}" if hidden else f"an integer in [{low}, {high:g}]"
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise out_of_domain(argument, value, domain, remedy)
     if not low <= int(value) <= high:
         raise out_of_domain(argument, value, domain, remedy)
@@ -48,3 +68,29 @@ def flag(argument: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise out_of_domain(argument, value, "True or False", "pass a bool")
     return value
+
+
+def samples(value: object) -> float:
+    """Return a batch size: an int >= 1, or ``math.inf``; else raise SpecificationError."""
+    if isinstance(value, numbers.Real) and value == math.inf:
+        return math.inf
+    return integer("batch", value, low=1, high=LARGEST, remedy="count the samples, or use math.inf")
+
+
+def instance(argument: str, value: object, kinds: Any, domain: str, remedy: str) -> None:
+    """Raise SpecificationError unless ``value`` is of one of the classes."""
+    if not isinstance(value, kinds):
+        raise out_of_domain(argument, value, domain, remedy)
+
+
+def file_path(argument: str, value: object) -> Path:
+    """Return ``value`` as a path, else raise SpecificationError."""
+    if not isinstance(value, str | Path) or "\0" in str(value) or not str(value):
+        raise out_of_domain(argument, value, "the path of a file", 'pass "runs.db", say')
+    return Path(value)
+
+
+def member(argument: str, value: object, members: tuple[str, ...]) -> None:
+    """Raise SpecificationError unless ``value`` is one of the words."""
+    if not isinstance(value, str) or value not in members:
+        raise out_of_domain(argument, value, f"one of {', '.join(members)}", "check the spelling")
