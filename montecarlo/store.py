@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from montecarlo.database import explained, open_database, transaction
+from montecarlo.database import explained, open_database, open_to_read, transaction
 from montecarlo.experiment import ENGINE, Experiment
 from montecarlo.records import (
     FIELDS,
@@ -37,7 +37,7 @@ from montecarlo.records import (
 )
 from theory.errors import NormcompassError, StoreError, out_of_domain
 from theory.specs import serialize
-from theory.specs._check import file_path, instance, integer
+from theory.specs._check import file_path, flag, instance, integer
 from theory.specs.inputs import Inputs
 from theory.specs.networks import Network
 
@@ -136,6 +136,8 @@ class Store:
     ----------
     path
         Created when missing or empty; its folder must exist.
+    read_only
+        Only read it: then the file and its folder may be read-only, and must not be missing.
 
     Raises
     ------
@@ -143,11 +145,12 @@ class Store:
         Foreign, damaged, from another schema version, or not writable; the file stays as it was.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
         target = Path(os.path.realpath(file_path("path", path)))
         self._name = target.name
         with explained(self._name):
-            self._connection = open_database(target, partial(check_rows, self._name))
+            opener = open_to_read if flag("read_only", read_only) else open_database
+            self._connection = opener(target, partial(check_rows, self._name))
 
     def __enter__(self) -> Self:
         return self

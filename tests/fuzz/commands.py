@@ -185,8 +185,12 @@ def _quietly(action: Callable[[], None]) -> None:
 def _complaint(status: int | str, errors: str, mode: str) -> str | None:
     """Statuses are documented, and every status but 0 and 1 comes with a sentence."""
     last = " | ".join(errors.strip().splitlines()[-3:])[:600]
-    if mode == "Ctrl-C" and status == -signal.SIGINT and not errors:
-        return None  # before the program had begun
+    if (
+        mode == "Ctrl-C"
+        and status == -signal.SIGINT
+        and not ("montecarlo" in errors or "theory" in errors)
+    ):
+        return None  # in Python's own start, before the program's first line
     if status not in (0, 1, 2, 3, 130):
         return f"exit status {status}: {last}"
     if "Traceback" in errors or "Exception ignored" in errors:

@@ -52,11 +52,11 @@ def real(
 
 def integer(argument: str, value: object, *, low: int, high: float = math.inf, remedy: str) -> int:
     """Return ``value`` as an int in [low, high], else raise SpecificationError."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    whole = isinstance(value, numbers.Integral) and type(value) is not bool
     # Limits that nobody should meet are only said to those who do.
     hidden = high >= DEEPEST and not (whole and int(value) > high)  # type: ignore[call-overload]
     domain = f"an integer >= {low}" if hidden else f"an integer in [{low}, {high:g}]"
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+    if not isinstance(value, numbers.Integral) or type(value) is bool:
         raise out_of_domain(argument, value, domain, remedy)
     if not low <= int(value) <= high:
         raise out_of_domain(argument, value, domain, remedy)
