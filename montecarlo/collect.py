@@ -87,6 +87,8 @@ def collect(
     ExecutionError, StoreError
         Workers were lost, or the store cannot be used; what was stored so far is kept.
     """
+    for experiment, count in wanted:
+        _require_room(experiment, count)
     tables = [
         np.empty((count, len(experiment.observables), experiment.network.depth))
         for experiment, count in wanted
@@ -104,6 +106,19 @@ def collect(
         _compute(wanted, missing, tables, store, resources)
     computed = [len(left) for left in missing]
     return tables, computed
+
+
+def _require_room(experiment: Experiment, replicates: int) -> None:
+    """The observables of every network are held in memory."""
+    each = 8 * len(experiment.observables) * experiment.network.depth
+    most = int(min(_SHARE * physical_memory(), 2.0**62)) // each
+    if replicates > most:
+        raise out_of_domain(
+            "replicates",
+            replicates,
+            f"at most {most} of depth {experiment.network.depth} in this machine's memory",
+            "simulate fewer networks, or with other seeds in several calls",
+        )
 
 
 def _compute(

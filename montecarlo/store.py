@@ -235,7 +235,13 @@ class Store:
             entry = self._entry(experiment)
             if entry is None:
                 raise self._missing(experiment, "no networks")
-            instance("indices", indices, Sequence, "a list of replicates", "pass [0, 1], say")
+            instance(
+                "indices",
+                indices,
+                Sequence | np.ndarray,
+                "a list of replicates",
+                "pass [0, 1], say",
+            )
             values = np.empty((len(indices), len(entry.names), entry.depth))
             for table, index in zip(values, map(_replicate, indices), strict=True):
                 row = self._connection.execute(

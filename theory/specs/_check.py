@@ -52,15 +52,15 @@ def real(
 
 def integer(argument: str, value: object, *, low: int, high: float = math.inf, remedy: str) -> int:
     """Return ``value`` as an int in [low, high], else raise SpecificationError."""
-    whole = isinstance(value, numbers.Integral) and type(value) is not bool
+    number = int(value) if isinstance(value, numbers.Integral) else None
+    if isinstance(value, bool):
+        number = None
     # Limits that nobody should meet are only said to those who do.
-    hidden = high >= DEEPEST and not (whole and int(value) > high)  # type: ignore[call-overload]
+    hidden = high >= DEEPEST and (number is None or number <= high)
     domain = f"an integer >= {low}" if hidden else f"an integer in [{low}, {high:g}]"
-    if not isinstance(value, numbers.Integral) or type(value) is bool:
+    if number is None or not low <= number <= high:
         raise out_of_domain(argument, value, domain, remedy)
-    if not low <= int(value) <= high:
-        raise out_of_domain(argument, value, domain, remedy)
-    return int(value)
+    return number
 
 
 def flag(argument: str, value: object) -> bool:

@@ -297,14 +297,15 @@ class CovarianceInputs(ArrayInputs):
         if np.abs(scaled - scaled.T).max() > 1e-10:
             raise out_of_domain("covariance", "asymmetric", "symmetric", "pass (K + K.T) / 2")
         try:
-            mean = np.broadcast_to(
-                numeric("feature_mean", self.feature_mean), diagonal.shape
-            ).copy()
+            means = numeric("feature_mean", self.feature_mean)
+            if np.abs(means).max(initial=0.0) > 1e150:
+                raise ValueError
+            mean = np.broadcast_to(means, diagonal.shape).copy()
         except ValueError:
             raise out_of_domain(
                 "feature_mean",
-                np.shape(self.feature_mean),
-                f"a number or shape ({len(root)},)",
+                self.feature_mean,
+                f"a number or shape ({len(root)},), at most 1e150",
                 "one mean per sample",
             ) from None
         lowest = np.linalg.eigvalsh((scaled + scaled.T) / 2 - np.outer(mean / root, mean / root))[0]

@@ -84,7 +84,7 @@ class Layer:
         )
         object.__setattr__(self, "stride", stride)
         remedy = "1.0 is as many channels as the simulation's width, 2.0 twice as many"
-        channels = real("channels", self.channels, low=0.0, open_low=True, remedy=remedy)
+        channels = real("channels", self.channels, low=0.0, high=1e6, open_low=True, remedy=remedy)
         object.__setattr__(self, "channels", channels)
 
     @property
