@@ -127,7 +127,7 @@ def _mutate(rng: Random, words: list[str]) -> None:
                    "--branch", "--maps", "--seed", "--target-sem", "--stem", "--nonsense", "--json", "--csv",
                    "--inputs", "--dtype", "--method", "--workers", "--cross-correlation")  # fmt: skip
         words += [rng.choice(options), rng.choice(WORDS)]
-    else:
+    elif words:
         del words[rng.randrange(len(words))]
 
 
