@@ -1,4 +1,4 @@
-"""The wheel is pure Python, holds both packages and their markers, and nothing else: ``wheel_check.py WHEEL``."""
+"""A wheel is pure Python, holds both packages and nothing else: ``wheel_check.py WHEEL``."""
 
 from __future__ import annotations
 
