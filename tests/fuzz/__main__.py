@@ -34,8 +34,6 @@ def main() -> int:
     calls_made = report.total
     if options.call is None:
         run_commands(seed=options.seed, first=begin, count=commands, report=report)
-    for reproducer, complaint in report.failures:
-        sys.stdout.write(f"\n{reproducer}\n    {complaint}\n")
     outcomes = ", ".join(f"{n} {name}" for name, n in report.outcomes.most_common())
     sys.stdout.write(
         f"\nseed {options.seed}: {calls_made} calls of {len(report.names)} public names, "

@@ -26,6 +26,12 @@ class Report:
     failures: list[tuple[str, str]] = field(default_factory=list)
     names: Counter[str] = field(default_factory=Counter)
 
+    def fail(self, reproducer: str, complaint: str) -> None:
+        """Keep it, and say so at once: a run takes minutes."""
+        self.failures.append((reproducer, complaint))
+        sys.stdout.write(f"\n{reproducer}\n    {complaint}\n")
+        sys.stdout.flush()
+
     @property
     def total(self) -> int:
         """Calls made."""
@@ -73,9 +79,7 @@ def _watch(seed: int, first: int, count: int, folder: Path, report: Report) -> i
             report.outcomes[said["said"]] += 1
             report.names[said["name"]] += 1
             if said["complaint"]:
-                report.failures.append(
-                    (f"--seed {seed} --call {begun[0]}: {begun[1]}", said["complaint"])
-                )
+                report.fail(f"--seed {seed} --call {begun[0]}: {begun[1]}", said["complaint"])
             begun = None
     if process.returncode == 0:
         return done
@@ -84,5 +88,5 @@ def _watch(seed: int, first: int, count: int, folder: Path, report: Report) -> i
     if begun is None:
         raise SystemExit(f"the worker failed, {reason}")
     report.outcomes["process died"] += 1
-    report.failures.append((f"--seed {seed} --call {begun[0]}: {begun[1]}", reason))
+    report.fail(f"--seed {seed} --call {begun[0]}: {begun[1]}", reason)
     return begun[0] + 1

@@ -87,7 +87,7 @@ def run_commands(*, seed: int, first: int, count: int, report: Report) -> None:
             for text, said, complaint in pool.map(one, range(first, first + count)):
                 report.outcomes[said] += 1
                 if complaint:
-                    report.failures.append((text, complaint))
+                    report.fail(text, complaint)
 
 
 def _run(seed: int, number: int, folder: Path) -> tuple[str, str, str | None]:
