@@ -237,5 +237,6 @@ def hostile(rng: Random, name: str, valid: Any, folder: Path | None) -> Any:
     if name in SPECIFIC and rng.random() < 0.8:
         return _admitted(SPECIFIC[name], rng)
     if isinstance(valid, int | float) and not isinstance(valid, bool) and rng.random() < 0.1:
-        return rng.choice(BENIGN)(valid)
+        with suppress(OverflowError):  # no integer is infinite
+            return rng.choice(BENIGN)(valid)
     return rng.choice(rng.choices(pools, weights)[0])
