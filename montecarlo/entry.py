@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 __all__ = ["main"]
@@ -16,3 +17,10 @@ def main() -> None:
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"Interrupted: {str(stop) or 'nothing was begun.'}\n")
         sys.exit(130)
+    except OSError as error:
+        # Help and version, which are written before a command guards itself.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stderr.write(
+            f"Error: cannot write the output: {error}; free space or write elsewhere.\n"
+        )
+        sys.exit(3)

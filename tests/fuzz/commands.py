@@ -112,7 +112,7 @@ def _run(seed: int, number: int, folder: Path) -> tuple[str, str, str | None]:
         for path in scratch.iterdir()
         if not path.name.startswith(("joblib", "loky", "pymp"))
     ]
-    complaint = _complaint(status, errors, mode) or (
+    complaint = _complaint(words, status, errors, mode) or (
         f"left temporary files {left}" if left else None
     )
     return text, f"exit {status}", complaint
@@ -180,7 +180,7 @@ def _quietly(action: Callable[[], None]) -> None:
         action()
 
 
-def _complaint(status: int | str, errors: str, mode: str) -> str | None:
+def _complaint(words: list[str], status: int | str, errors: str, mode: str) -> str | None:
     """Statuses are documented, and every status but 0 and 1 comes with a sentence."""
     last = " | ".join(errors.strip().splitlines()[-3:])[:600]
     ours = any(f"/{name}/" in errors for name in ("montecarlo", "theory"))
@@ -190,6 +190,7 @@ def _complaint(status: int | str, errors: str, mode: str) -> str | None:
         return f"exit status {status}: {last}"
     if "Traceback" in errors or "Exception ignored" in errors:
         return f"traceback: {last}"
-    if status in (2, 3, 130) and len(errors.strip()) < 20:
+    # Without a command there is help, on standard output.
+    if status in (2, 3, 130) and words and len(errors.strip()) < 20:
         return f"exit status {status} without a sentence: {errors!r}"
     return None
