@@ -198,6 +198,7 @@ def summarize(
     _warn_if_dead(samples["second_moment"])
     if experiment.backward:
         _warn_if_degenerate(samples["squared_gradient"], samples["second_moment"])
+    _warn_if_undefined(samples)
     arguments = {
         "width": experiment.width,
         "replicates": len(table),
@@ -266,6 +267,20 @@ def _warn_if_dead(second_moment: FloatArray) -> None:
         warnings.warn(
             f"{dead} of {len(second_moment)} networks died: the activations of the last layer are "
             "all 0, so logarithms are -inf and angles NaN.  Widen the network.",
+            RegimeWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_if_undefined(samples: Mapping[str, FloatArray]) -> None:
+    """Vectors that are 0 before the last layer, where the other warnings do not look."""
+    last = samples["second_moment"][:, -1]
+    forward = [name for name in samples if "gradient" not in name]
+    undefined = [name for name in forward if np.isnan(samples[name][last > 0.0]).any()]
+    if undefined:
+        warnings.warn(
+            f"{', '.join(undefined)} are NaN in some layers: vectors there are exactly 0 and have no angle. "
+            "Lower eps, or do not center weights that see equal channels.",
             RegimeWarning,
             stacklevel=3,
         )

@@ -65,7 +65,9 @@ class Extrapolation:
 
     def at(self, width: float | FloatArray) -> FloatArray:
         """a + sum_j b_j f_j(n) at any width."""
-        return np.asarray(self.fit.intercept + self.fit.slopes @ self._corrections(width))
+        return np.asarray(
+            self.fit.intercept + np.tensordot(self.fit.slopes, self._corrections(width), 1)
+        )
 
     def width_for(self, tolerance: float) -> float:
         """Smallest n with sum_j |b_j| f_j(n) <= tolerance; below e there is no answer but e.

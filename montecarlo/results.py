@@ -45,7 +45,10 @@ class Estimate:
     @classmethod
     def of(cls, samples: FloatArray) -> Estimate:
         """mean = sum x_r / n, sem = sqrt(sum (x_r - mean)^2 / (n (n - 1))), over the first axis."""
-        samples = np.asarray(samples)
+        try:
+            samples = np.asarray(samples)
+        except ValueError:
+            samples = np.empty(())  # rows of different lengths
         if samples.dtype.kind not in "biuf" or samples.ndim == 0 or len(samples) == 0:
             raise out_of_domain(
                 "samples",

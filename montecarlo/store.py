@@ -242,6 +242,8 @@ class Store:
                 "a list of replicates",
                 "pass [0, 1], say",
             )
+            if np.ndim(indices) != 1:
+                raise out_of_domain("indices", indices, "a list of replicates", "pass [0, 1], say")
             values = np.empty((len(indices), len(entry.names), entry.depth))
             for table, index in zip(values, map(_replicate, indices), strict=True):
                 row = self._connection.execute(

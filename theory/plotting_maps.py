@@ -165,6 +165,8 @@ def plot_frontier(frontier: Frontier, ax: Axes | None = None, *, label: str | No
         ``curve``, ``points``, ``labels`` (the group sizes) and ``layer_norm``, the end G = infinity.
     """
     ax = new_axes(ax)
+    if label is not None:
+        instance("label", label, str, "a name or None", "use GN, say")
     c, growth = frontier.correlation, frontier.gradient_growth
     drawn = np.isfinite(growth)
     looks = [style(f"GN({size})") for size in frontier.group_size]

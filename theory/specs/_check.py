@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,12 @@ def file_path(argument: str, value: object) -> Path:
     """Return ``value`` as a path, else raise SpecificationError."""
     if not isinstance(value, str | Path) or "\0" in str(value) or not str(value):
         raise out_of_domain(argument, value, "the path of a file", 'pass "runs.db", say')
-    return Path(value)
+    path = Path(value)
+    if any(len(os.fsencode(part)) > 255 for part in path.parts):
+        raise out_of_domain(
+            argument, value, "the path of a file", "no name is longer than 255 bytes"
+        )
+    return path
 
 
 def member(argument: str, value: object, members: tuple[str, ...]) -> None:

@@ -56,6 +56,7 @@ class Lemma:
 
     def holds(self, digits: int = 30) -> bool:
         """Whether both sides agree to ``digits`` digits."""
+        digits = _digits(digits)
         return self.discrepancy(digits) < 10.0**-digits
 
 
