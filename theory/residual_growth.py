@@ -80,18 +80,12 @@ def growth_law(network: Residual, *, batch: float | None = None) -> ResidualGrow
     laws: list[GrowthLaw | None] = []
     for derive in (_variance, _gradient):
         try:
-<<<<<<< HEAD
             if derive is _gradient or not _grows_alike(network, branch):
                 _require_settled_scale(network)
-            laws.append(derive(network, branch))
-=======
-            _require_settled_scale(network)
-            _require_means_that_count(network, branch)
             law = derive(network, branch)
             if law is not None and math.isnan(law.rate):
                 raise NumericalError("its rate is no number: for these factors no law is derived")
             laws.append(law)
->>>>>>> 105b6c1 (More findings of the fuzz: symbolic fixed points that do not settle, NaN angles announced, ragged arrays)
         except (HypothesisError, NumericalError) as error:
             laws.append(None)
             reasons.append(str(error))

@@ -168,6 +168,8 @@ VALID: dict[str, Arguments] = {
     "theory.regime": plain(network=NET, inputs=BATCH),
     "theory.rms_norm": plain(positions=True, eps=0.0),
     "theory.scaled_weight_standardization": plain(gain=1.0),
+    "theory.stationary": plain(covariance=np.array([[[1.0, 0.5, 0.2, 0.5]]]), feature_mean=0.0),
+    "theory.stationary_from_data": plain(features=IMAGES),
     "theory.tlu": plain(threshold=0.5),
     "theory.to_json": plain(spec=NET, indent=None),
     "theory.torch_defaults": plain(network=NET),
