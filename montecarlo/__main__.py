@@ -1,6 +1,6 @@
 """``python -m montecarlo``: the command line ``normcompass``."""
 
-from montecarlo.cli import main
+from montecarlo.entry import main
 
 # Worker processes import this module again, under another name.
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from montecarlo.jobs import Job, compile_kernels, run_job
 from montecarlo.progress import progress_bar
 from montecarlo.records import environment
 from theory.errors import out_of_domain
-from theory.specs._check import flag, integer
+from theory.specs._check import file_path, flag, integer
 
 if TYPE_CHECKING:
     from montecarlo.store import Store
@@ -87,6 +87,8 @@ def collect(
     ExecutionError, StoreError
         Workers were lost, or the store cannot be used; what was stored so far is kept.
     """
+    for experiment, count in wanted:
+        _require_room(experiment, count)
     tables = [
         np.empty((count, len(experiment.observables), experiment.network.depth))
         for experiment, count in wanted
@@ -104,6 +106,19 @@ def collect(
         _compute(wanted, missing, tables, store, resources)
     computed = [len(left) for left in missing]
     return tables, computed
+
+
+def _require_room(experiment: Experiment, replicates: int) -> None:
+    """The observables of every network are held in memory."""
+    each = 8 * len(experiment.observables) * experiment.network.depth
+    most = int(min(_SHARE * physical_memory(), 2.0**62)) // each
+    if replicates > most:
+        raise out_of_domain(
+            "replicates",
+            replicates,
+            f"at most {most} of depth {experiment.network.depth} in this machine's memory",
+            "simulate fewer networks, or with other seeds in several calls",
+        )
 
 
 def _compute(
@@ -197,7 +212,5 @@ def opened(store: str | Path | Store | None) -> Iterator[Store | None]:
     if isinstance(store, Store):
         yield store
         return
-    if not isinstance(store, str | Path):
-        raise out_of_domain("store", store, "a path or a Store", 'pass "runs.db", say')
-    with Store(store) as opened:
+    with Store(file_path("store", store)) as opened:
         yield opened

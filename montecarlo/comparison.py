@@ -20,6 +20,7 @@ from montecarlo.statistics import holm
 from theory.errors import out_of_domain
 from theory.results import Prediction
 from theory.specs import serialize
+from theory.specs._check import real
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,6 +93,7 @@ class Comparison:
 
     def rejected(self, *, level: float = 0.01) -> tuple[Entry, ...]:
         """Entries whose Holm-adjusted p-value is at most ``level``, the family-wise error."""
+        level = real("level", level, low=0.0, high=1.0, remedy="0.01 is usual")
         return tuple(entry for entry in self.entries if entry.p_holm <= level)
 
     def to_frame(self) -> pd.DataFrame:

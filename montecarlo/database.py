@@ -18,7 +18,15 @@ from weakref import WeakSet
 
 from theory.errors import StoreError
 
-__all__ = ["LARGEST", "RESTORE", "SCHEMA", "explained", "open_database", "transaction"]
+__all__ = [
+    "LARGEST",
+    "RESTORE",
+    "SCHEMA",
+    "explained",
+    "open_database",
+    "open_to_read",
+    "transaction",
+]
 
 SCHEMA = 1
 LARGEST = 2**28  # bytes in one document or array
@@ -60,6 +68,22 @@ class _Connection(sqlite3.Connection):
 
 
 _in_use: WeakSet[_Connection] = WeakSet()
+
+
+def open_to_read(path: Path, check: Callable[[sqlite3.Connection], None]) -> sqlite3.Connection:
+    """Open ``path`` for reading alone, wherever it lies; nothing is written to it.
+
+    Raises
+    ------
+    StoreError
+        Missing, foreign, damaged or from another schema version.
+    """
+    if _inspect(path, write=False):
+        raise StoreError(f"{path.name} is missing, empty or half written; simulate into it first.")
+    _verify_unopened(path, check)
+    # Beside a file with a log SQLite needs two of its own, unless nobody writes: nobody can here.
+    sealed = not os.access(path.parent, os.W_OK)
+    return _connect(path, "mode=ro&immutable=1" if sealed else "mode=ro")
 
 
 def open_database(path: Path, check: Callable[[sqlite3.Connection], None]) -> sqlite3.Connection:
@@ -136,7 +160,7 @@ def explained(name: str) -> Iterator[None]:
         raise StoreError(f"Cannot use {name}: {reason}; check the path and the disk.") from error
 
 
-def _inspect(path: Path) -> bool:
+def _inspect(path: Path, *, write: bool = True) -> bool:
     """Whether SQLite must first create the file or undo an interrupted write; header as bytes."""
     name = path.name
     if not path.parent.is_dir():
@@ -145,7 +169,7 @@ def _inspect(path: Path) -> bool:
         )
     if path.exists() and not path.is_file():
         raise StoreError(f"{name} is not a file that can be a store; name another, runs.db say.")
-    if path.exists() and not os.access(path, os.W_OK):
+    if write and path.exists() and not os.access(path, os.W_OK):
         # SQLite would open it for reading without a word.
         raise StoreError(
             f"{name} is read-only; make it writable, or copy it to where you may write."

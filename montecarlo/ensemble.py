@@ -21,7 +21,7 @@ from montecarlo.results import Simulation
 from montecarlo.sampling import require_finite_batch
 from theory.errors import RegimeWarning, out_of_domain
 from theory.specs import serialize
-from theory.specs._check import flag, integer
+from theory.specs._check import flag, integer, member
 from theory.specs.compatibility import check
 from theory.specs.grids import channels_of, layers_on
 from theory.specs.images import ImageInputs
@@ -168,8 +168,8 @@ def plan(
     width = integer("width", width, low=1, remedy="count the channels, 1024 say")
     seed = integer("seed", seed, low=0, remedy="pass an integer")
     flag("backward", backward)
-    _require_member("dtype", dtype, DTYPES)
-    _require_member("method", method, METHODS)
+    member("dtype", dtype, DTYPES)
+    member("method", method, METHODS)
     require_finite_batch(inputs)
     _check_width(network, inputs, width)
     chosen, reason = choose_method(network, inputs, method=method, width=width, backward=backward)
@@ -198,6 +198,7 @@ def summarize(
     _warn_if_dead(samples["second_moment"])
     if experiment.backward:
         _warn_if_degenerate(samples["squared_gradient"], samples["second_moment"])
+    _warn_if_undefined(samples)
     arguments = {
         "width": experiment.width,
         "replicates": len(table),
@@ -218,11 +219,6 @@ def _named(table: FloatArray, experiment: Experiment) -> dict[str, FloatArray]:
         for i, name in enumerate(experiment.observables)
         if experiment.backward or "gradient" not in name
     }
-
-
-def _require_member(argument: str, value: object, members: tuple[str, ...]) -> None:
-    if value not in members:
-        raise out_of_domain(argument, value, f"one of {', '.join(members)}", "check the spelling")
 
 
 def _check_width(network: Network, inputs: Inputs, width: int) -> None:
@@ -271,6 +267,20 @@ def _warn_if_dead(second_moment: FloatArray) -> None:
         warnings.warn(
             f"{dead} of {len(second_moment)} networks died: the activations of the last layer are "
             "all 0, so logarithms are -inf and angles NaN.  Widen the network.",
+            RegimeWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_if_undefined(samples: Mapping[str, FloatArray]) -> None:
+    """Vectors that are 0 before the last layer, where the other warnings do not look."""
+    last = samples["second_moment"][:, -1]
+    forward = [name for name in samples if "gradient" not in name]
+    undefined = [name for name in forward if np.isnan(samples[name][last > 0.0]).any()]
+    if undefined:
+        warnings.warn(
+            f"{', '.join(undefined)} are NaN in some layers: vectors there are exactly 0 and have no angle. "
+            "Lower eps, or do not center weights that see equal channels.",
             RegimeWarning,
             stacklevel=3,
         )

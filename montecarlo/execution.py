@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from joblib.parallel import get_active_backend
-from threadpoolctl import threadpool_limits
 
+from montecarlo.threads import one_blas_thread
 from theory.errors import NormcompassError, SpecificationError, out_of_domain
 from theory.specs._check import integer
 
@@ -74,8 +74,8 @@ def execute(
         cores already.  Only one iterator with processes may be open at a time.
     client
         A ``distributed.Client``, or the address of a Dask scheduler: the jobs run on its cluster
-        (``workers`` has no say), and wait for workers if there are none yet.  Its processes keep
-        one BLAS thread from then on, which is what Dask gives them unless told otherwise.
+        (``workers`` has no say), and wait for workers if there are none yet.  Jobs have one
+        BLAS thread each.
 
     Raises
     ------
@@ -135,7 +135,8 @@ def _in_processes(
             max_nbytes=None,  # memory maps are read-only: jobs would see other arrays than here
         )
         run = joblib.delayed(partial(_numbered, function, parent=os.getpid()))
-        results = pool(run(i, jobs[i]) for i in segment)
+        with _deaf_to_interrupts():
+            results = pool(run(i, jobs[i]) for i in segment)
         try:
             # Not `yield from`, which would close `results` before its warning is silenced.
             for result in results:  # noqa: UP028
@@ -149,6 +150,19 @@ def _in_processes(
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", _UNUSED_RESULTS, UserWarning)
                 results.close()
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes started within never see Ctrl-C, not even while they import: the mask is inherited."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _numbered(function: Callable[[J], R], index: int, job: J, *, parent: int) -> tuple[int, R]:
@@ -252,7 +266,5 @@ def _through_a_window(
 
 
 def _with_one_blas_thread(function: Callable[[J], R], job: J) -> R:
-    # For good: the limit is one of the process, and given back by the first job to end it would
-    # reach jobs that still compute in other threads, whose sums would then depend on the timing.
-    threadpool_limits(limits=1, user_api="blas")
-    return function(job)
+    with one_blas_thread():
+        return function(job)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from montecarlo.results import Simulation
 from montecarlo.statistics import Fit, Term, variance_decay, weighted_fit, width_terms
 from theory.errors import out_of_domain
-from theory.specs._check import integer, real
+from theory.specs._arrays import numeric
+from theory.specs._check import flag, instance, integer, member, real
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +65,9 @@ class Extrapolation:
 
     def at(self, width: float | FloatArray) -> FloatArray:
         """a + sum_j b_j f_j(n) at any width."""
-        return np.asarray(self.fit.intercept + self.fit.slopes @ self._corrections(width))
+        return np.asarray(
+            self.fit.intercept + np.tensordot(self.fit.slopes, self._corrections(width), 1)
+        )
 
     def width_for(self, tolerance: float) -> float:
         """Smallest n with sum_j |b_j| f_j(n) <= tolerance; below e there is no answer but e.
@@ -76,7 +79,7 @@ class Extrapolation:
         SpecificationError
             A tolerance that is not positive.
         """
-        tolerance = real("tolerance", tolerance, low=0.0, open_low=True, remedy="use 0.01, say")
+        tolerance = real("tolerance", tolerance, low=1e-100, remedy="use 0.01, say")
         from scipy.optimize import brentq
 
         def excess(log_width: float) -> float:
@@ -89,7 +92,9 @@ class Extrapolation:
         return math.exp(brentq(excess, 1.0, 600.0))
 
     def _corrections(self, width: float | FloatArray) -> FloatArray:
-        n = np.asarray(width, dtype=np.float64)
+        n = numeric("width", width)
+        if not (n > 0.0).all():
+            raise out_of_domain("width", width, "positive", "count the channels")
         return np.array([n**-power * np.log(n) ** logs for power, logs in self.terms])
 
     def plot(
@@ -115,6 +120,8 @@ class Extrapolation:
         """
         from theory.plotting import Drawn, new_axes, style
 
+        if theory is not None:
+            theory = real("theory", theory, remedy="pass a prediction, or None")
         ax = new_axes(ax)
         look = style(label)
         color, marker = look["color"], look["marker"]
@@ -185,12 +192,20 @@ def extrapolate(
     SpecificationError
         Too few widths, a layer that is not there, a rank at most 2.
     """
+    domain, remedy = "simulations of several widths", "pass a list of what simulate() returned"
+    instance("simulations", simulations, Iterable, domain, remedy)
     sims = list(simulations)
+    for sim in sims:
+        instance("simulations", sim, Simulation, domain, remedy)
+    flag("curved", curved)
+    if not (isinstance(rank, float) and rank == math.inf):
+        rank = real("rank", rank, low=2.0, open_low=True, remedy="take prediction.regime.rank")
     if not sims:
         raise out_of_domain("simulations", sims, "at least two widths", "use simulate_many")
     layer = integer(
         "layer", layer, low=1, high=sims[0].depth, remedy=f"there are {sims[0].depth} layers"
     )
+    member("observable", observable, tuple(sims[0].estimates()))
     estimates = [getattr(sim, observable) for sim in sims]
     widths = np.array([sim.width for sim in sims], dtype=np.float64)
     means = np.array([estimate.mean[layer - 1] for estimate in estimates])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from montecarlo.collect import Resources, collect, opened
 from montecarlo.ensemble import places_of, plan, summarize
 from montecarlo.results import Simulation
 from theory.errors import NormcompassError, out_of_domain
-from theory.specs._check import integer
+from theory.specs._check import instance, integer
 from theory.specs.inputs import Inputs
 from theory.specs.networks import Network
 
@@ -126,7 +127,11 @@ def simulate_many(
             "networks", networks, "a mapping from names to networks", 'pass {"BN": network}'
         )
     replicates = integer("replicates", replicates, low=1, remedy="count the networks, 64 say")
-    sizes = list(dict.fromkeys([widths] if isinstance(widths, int) else widths))
+    given: Any = [widths] if isinstance(widths, numbers.Integral) else widths
+    instance("widths", given, Sequence, "a width or a list of them", "pass [256, 1024], say")
+    sizes = list(
+        dict.fromkeys(integer("widths", n, low=1, remedy="count the channels") for n in given)
+    )
     if not sizes:
         raise out_of_domain("widths", widths, "at least one width", "pass [256, 1024], say")
     resources = Resources(

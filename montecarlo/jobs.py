@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from montecarlo import network as interpreter
 from montecarlo.collapsed import CollapsedSampler
@@ -17,6 +16,7 @@ from montecarlo.experiment import Experiment, Method
 from montecarlo.linear import DirectSampler, Sampler
 from montecarlo.normals import fill_standard_normal
 from montecarlo.sampling import realize_inputs, seed_sequence
+from montecarlo.threads import one_blas_thread
 from theory.program import lower
 from theory.specs.grids import channels_of, last_layer
 from theory.specs.inputs import exchangeable, position_shape_of
@@ -63,7 +63,7 @@ def run_job(job: Job) -> FloatArray:
     tables = np.empty(shape)
     # Two BLAS threads do not help products this thin, workers would fight over the cores, and the
     # last bits of a product depend on how many there are: the inputs' too.
-    with threadpool_limits(limits=1):
+    with one_blas_thread():
         x = realize_inputs(experiment.inputs, width=width, seed=seed, dtype=dtype)
         for table, r in zip(tables, job.indices, strict=True):
             sampler: Sampler

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from montecarlo.observables import BRANCH_GRADIENT, OBSERVABLES
-from theory.errors import StoreError
+from theory.errors import StoreError, out_of_domain
+from theory.specs._check import file_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +45,17 @@ class Estimate:
     @classmethod
     def of(cls, samples: FloatArray) -> Estimate:
         """mean = sum x_r / n, sem = sqrt(sum (x_r - mean)^2 / (n (n - 1))), over the first axis."""
+        try:
+            samples = np.asarray(samples)
+        except ValueError:
+            samples = np.empty(())  # rows of different lengths
+        if samples.dtype.kind not in "biuf" or samples.ndim == 0 or len(samples) == 0:
+            raise out_of_domain(
+                "samples",
+                samples.shape,
+                "real numbers, one row per network",
+                "pass at least one row",
+            )
         n = len(samples)
         # Networks that died have log = -inf: their mean is -inf, its error NaN.
         with np.errstate(invalid="ignore"):
@@ -192,8 +204,20 @@ class Simulation:
         return plot_simulation(self, ax, observable=observable, label=label)
 
     def save(self, path: str | Path) -> None:
-        """Write ``path`` (JSON: provenance) and the samples beside it (.npz); never pickle."""
+        """Write ``path`` (JSON: provenance) and the samples beside it (.npz); never pickle.
+
+        Raises
+        ------
+        StoreError
+            The files cannot be written.
+        """
         target, arrays = _files(path)
+        try:
+            self._write(target, arrays)
+        except OSError as error:
+            raise StoreError(f"cannot write {target}: {error}; choose another folder") from error
+
+    def _write(self, target: Path, arrays: Path) -> None:
         document = {"schema": SCHEMA, "kind": "simulation", "provenance": self.provenance}
         target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         samples: dict[str, Any] = dict(self.samples)  # numbers: nothing that would need a pickle
@@ -210,6 +234,8 @@ def load(path: str | Path) -> Simulation:
     """
     source, arrays = _files(path)
     try:
+        if not source.is_file():  # a device or pipe would be read for ever
+            raise StoreError(f"{source.name} is not a file; pass what sim.save(path) wrote.")
         document = json.loads(source.read_text(encoding="utf-8"))
         if not isinstance(document, dict) or document.get("kind") != "simulation":
             raise StoreError(
@@ -243,5 +269,5 @@ def load(path: str | Path) -> Simulation:
 
 def _files(path: str | Path) -> tuple[Path, Path]:
     """(name.json, name.npz) for ``name`` or ``name.json``."""
-    stem = str(path).removesuffix(".json")
+    stem = str(file_path("path", path)).removesuffix(".json")
     return Path(f"{stem}.json"), Path(f"{stem}.npz")

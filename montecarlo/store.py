@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from montecarlo.database import explained, open_database, transaction
+from montecarlo.database import explained, open_database, open_to_read, transaction
 from montecarlo.experiment import ENGINE, Experiment
 from montecarlo.records import (
     FIELDS,
@@ -37,7 +37,7 @@ from montecarlo.records import (
 )
 from theory.errors import NormcompassError, StoreError, out_of_domain
 from theory.specs import serialize
-from theory.specs._check import integer
+from theory.specs._check import file_path, flag, instance, integer
 from theory.specs.inputs import Inputs
 from theory.specs.networks import Network
 
@@ -136,6 +136,8 @@ class Store:
     ----------
     path
         Created when missing or empty; its folder must exist.
+    read_only
+        Only read it: then the file and its folder may be read-only, and must not be missing.
 
     Raises
     ------
@@ -143,11 +145,12 @@ class Store:
         Foreign, damaged, from another schema version, or not writable; the file stays as it was.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        target = Path(os.path.realpath(path))
+    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
+        target = Path(os.path.realpath(file_path("path", path)))
         self._name = target.name
         with explained(self._name):
-            self._connection = open_database(target, partial(check_rows, self._name))
+            opener = open_to_read if flag("read_only", read_only) else open_database
+            self._connection = opener(target, partial(check_rows, self._name))
 
     def __enter__(self) -> Self:
         return self
@@ -232,6 +235,15 @@ class Store:
             entry = self._entry(experiment)
             if entry is None:
                 raise self._missing(experiment, "no networks")
+            instance(
+                "indices",
+                indices,
+                Sequence | np.ndarray,
+                "a list of replicates",
+                "pass [0, 1], say",
+            )
+            if np.ndim(indices) != 1:
+                raise out_of_domain("indices", indices, "a list of replicates", "pass [0, 1], say")
             values = np.empty((len(indices), len(entry.names), entry.depth))
             for table, index in zip(values, map(_replicate, indices), strict=True):
                 row = self._connection.execute(
@@ -254,6 +266,7 @@ class Store:
 
     def find(self, prefix: str) -> StoredRun:
         """Return the one run whose key begins with ``prefix``; StoreError if none or several do."""
+        instance("prefix", prefix, str, "the first digits of a key", "see runs()")
         with explained(self._name):
             keys = self._keys()
             found = [key for key in keys if key.startswith(prefix)]
@@ -274,6 +287,8 @@ class Store:
 
     def _entry(self, experiment: Experiment | StoredRun) -> Entry | None:
         """The experiment's row; an experiment, unlike a stored run, must fit this version."""
+        domain = "a run of this store or an Experiment"
+        instance("run", experiment, Experiment | StoredRun, domain, "take one of runs()")
         row = self._connection.execute(
             "SELECT id, key, observables, depth FROM experiments WHERE key = ?", (experiment.key,)
         ).fetchone()
@@ -349,4 +364,4 @@ class Store:
 
 
 def _replicate(index: int) -> int:
-    return integer("index", index, low=0, high=2**63 - 1, remedy="count replicates from 0")
+    return integer("indices", index, low=0, high=2**63 - 1, remedy="count replicates from 0")

@@ -23,6 +23,7 @@ from montecarlo.claim import ClaimResult, results_of
 from montecarlo.claims import CLAIMS
 from montecarlo.collect import Resources, collect, opened
 from montecarlo.controls import ControlRow, control_row
+from montecarlo.costs import network_seconds
 from montecarlo.ensemble import plan
 from montecarlo.execution import execute, worker_count
 from montecarlo.experiment import Experiment
@@ -231,6 +232,22 @@ def affordable(chosen: Sequence[Case], budget: Budget) -> tuple[Case, ...]:
             "budget", budget.name, f"one with networks for {names}", f"take --budget {enough}"
         )
     return kept
+
+
+def cost(
+    chosen: Sequence[Case], *, budget: Budget, seed: int, workers: int | None
+) -> tuple[float, float]:
+    """Estimated seconds of the simulations: of the pilots alone, and of as many networks as may be."""
+    least = most = 0.0
+    for case in chosen:
+        for part in case.parts(budget):
+            seconds = sum(
+                network_seconds(experiment_of(case, part, w, seed)) for w in part.grid.widths
+            )
+            least += seconds * part.grid.pilot
+            most += seconds * part.grid.largest
+    share = worker_count(workers)
+    return least / share, most / share
 
 
 def step_count(chosen: Sequence[Case], *, budget: Budget, controls: bool) -> int:

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import HypothesisError, out_of_domain
+from theory.numerics import within_range
 from theory.routes.positions_spectrum import PositionSpectrum
+from theory.specs._check import integer
 from theory.specs.compatibility import check
 from theory.specs.inputs import ExchangeableInputs, Inputs
 from theory.specs.networks import FeedForward, Layer
@@ -31,6 +33,7 @@ class CrossBatchSimilarity(NamedTuple):
     route: str
 
 
+@within_range
 def cross_batch_similarity(
     layer: Layer, inputs: Inputs, *, first: int | None = None
 ) -> CrossBatchSimilarity:
@@ -67,6 +70,8 @@ def cross_batch_similarity(
     from theory.routes import batchnorm, laplace_pools, positions_batch_pools
 
     check(FeedForward(layer, depth=1), inputs)
+    if first is not None:
+        first = integer("first", first, low=2, remedy="count the samples of the first mini-batch")
     norm = layer.norm
     if norm is None or not norm.couples_samples or not norm.centered or norm.denominator != "std":
         raise HypothesisError(

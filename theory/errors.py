@@ -46,7 +46,10 @@ def out_of_domain(argument: str, value: object, domain: str, remedy: str) -> Spe
     value
         What was given; shortened in the message when its ``repr`` is long.
     """
-    shown = repr(value)
+    try:
+        shown = " ".join(repr(value).split())
+    except ValueError:  # an integer of more digits than Python prints
+        shown = f"<{type(value).__name__}>"
     if len(shown) > 80:
         shown = shown[:77] + "..."
     return SpecificationError(f"{argument} = {shown} is not valid: it must be {domain}; {remedy}.")

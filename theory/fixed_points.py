@@ -10,10 +10,12 @@ import numpy as np
 
 from theory.errors import out_of_domain
 from theory.evidence import MARGINAL, FixedPoint, assumed_batch, stability
+from theory.numerics import within_range
 from theory.operators import bind_pull, bind_push
 from theory.program import Linear, NormAct
 from theory.regimes import Regime, regime
 from theory.spatial_fixed_points import fixed_point_over_positions
+from theory.specs._check import integer, samples
 from theory.specs.compatibility import check
 from theory.specs.inputs import ExchangeableInputs, Inputs, exchangeable
 from theory.specs.networks import FeedForward
@@ -35,6 +37,7 @@ _MAX_STEPS = 200
 _FAR = 30
 
 
+@within_range
 def fixed_point(
     network: FeedForward,
     inputs: Inputs | None = None,
@@ -66,6 +69,8 @@ def fixed_point(
         A layer's second moment overflows.
     """
     _require_alike(network, inputs)
+    positions = integer("positions", positions, low=1, remedy="positions per sample")
+    batch = None if batch is None else samples(batch)
     if positions != 1 or isinstance(inputs, SpatialInputs):
         return fixed_point_over_positions(network, inputs, batch, positions)
     layer_map, start = _prepare(network, inputs, batch)
@@ -77,6 +82,7 @@ def fixed_point(
     return layer_map.describe(reached)
 
 
+@within_range
 def fixed_points(
     network: FeedForward,
     inputs: Inputs | None = None,
@@ -89,6 +95,8 @@ def fixed_points(
     With positions: the one that iteration reaches.
     """
     _require_alike(network, inputs)
+    positions = integer("positions", positions, low=1, remedy="positions per sample")
+    batch = None if batch is None else samples(batch)
     if positions != 1 or isinstance(inputs, SpatialInputs):
         return (fixed_point_over_positions(network, inputs, batch, positions),)
     layer_map, start = _prepare(network, inputs, batch)
@@ -113,6 +121,8 @@ def _require_alike(network: Any, inputs: Inputs | None) -> None:
             '"circular" and 1 for a fixed point of positions that are alike',
             "use predict with many layers",
         )
+    if inputs is not None:
+        check(network, inputs)
     if inputs is not None and not isinstance(inputs, SpatialInputs) and inputs.positions > 1:
         raise out_of_domain(
             "inputs",

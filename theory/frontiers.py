@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from theory.evidence import FixedPoint
 from theory.fixed_points import fixed_point
-from theory.specs._check import integer
+from theory.specs._check import instance, integer
 from theory.specs.networks import FeedForward, Layer
 from theory.specs.normalizers import group_norm
 
@@ -101,6 +101,8 @@ def frontier(
     Source: theory notes, section 4.
     """
     base = Layer() if layer is None else layer
+    instance("layer", base, Layer, "a Layer or None", "Layer() is the default")
+    instance("group_sizes", group_sizes, Sequence, "a list of sizes", "pass (4, 8), say")
     sizes = tuple(
         integer("group_sizes", size, low=1, remedy="count the channels of a group")
         for size in group_sizes

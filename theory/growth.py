@@ -34,8 +34,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from theory.errors import HypothesisError, out_of_domain
-from theory.specs._check import integer, real
+from theory.errors import HypothesisError
+from theory.specs._check import DEEPEST, integer, real
 
 __all__ = [
     "FAR",
@@ -254,11 +254,12 @@ def branch_end_second_moment(
     added
         E[N^2]: 1, or (n - 1)/n for a std with ddof = 1 over a pool of n.
     """
-    blocks = integer("depth", depth, low=0, remedy="count the branches")
+    blocks = integer("depth", depth, low=0, high=DEEPEST, remedy="count the branches")
     start = real("second_moment", second_moment, low=0.0, remedy="1 is usual")
-    if not added > 0.0:
-        raise out_of_domain("added", added, "a number > 0", "1 for every normalizer with ddof = 0")
-    return start + branch * branch * added * blocks
+    remedy = "1 for every normalizer with ddof = 0"
+    added = real("added", added, low=0.0, open_low=True, remedy=remedy)
+    branch = real("branch", branch, low=-1e150, high=1e150, remedy="1 is usual")
+    return start + branch * branch * added * float(blocks)
 
 
 def _elasticity(function: Callable[[float], float]) -> float:

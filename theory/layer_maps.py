@@ -17,7 +17,8 @@ from theory.evidence import FixedPoint, assumed_batch
 from theory.fixed_points import fixed_points
 from theory.recursion import predict
 from theory.results import Prediction
-from theory.specs._check import integer
+from theory.specs._arrays import numeric
+from theory.specs._check import integer, real, samples
 from theory.specs.inputs import exchangeable
 from theory.specs.networks import FeedForward, Layer
 
@@ -66,7 +67,7 @@ class CorrelationMap:
     def trajectory(self, correlation: float, *, steps: int) -> FloatArray:
         """c, c', c'', ...: ``steps`` layers from c, shape (steps + 1,)."""
         steps = integer("steps", steps, low=1, remedy="count the layers")
-        gap = 1.0 - correlation
+        gap = 1.0 - real("correlation", correlation, low=-1.0, high=1.0, remedy="a cosine")
         predicted = _two_layers(self.layer, self.batch, self.second_moment, gap, depth=steps + 1)
         return predicted.preactivation_correlation
 
@@ -110,8 +111,8 @@ def correlation_map(
     """
     points = fixed_points(network, batch=batch)
     size = _batch(network, batch)
-    grid = np.linspace(0.0, 1.0, 101) if correlations is None else np.asarray(correlations)
-    gap = np.maximum(1.0 - grid.astype(np.float64), _CLOSEST)
+    grid = np.linspace(0.0, 1.0, 101) if correlations is None else _cosines(correlations)
+    gap = np.maximum(1.0 - grid, _CLOSEST)
     q = points[0].second_moment
     # Where q runs away the map does not depend on it.
     q = q if 0.0 < q < math.inf else 1.0
@@ -153,7 +154,8 @@ class PhasePortrait:
     ) -> tuple[FloatArray, FloatArray]:
         """(q, q', ...), (c, c', ...): ``steps`` layers from one state, shape (steps + 1,) each."""
         steps = integer("steps", steps, low=1, remedy="count the layers")
-        gap = 1.0 - correlation
+        gap = 1.0 - real("correlation", correlation, low=-1.0, high=1.0, remedy="a cosine")
+        second_moment = _moments(second_moment)[0]
         predicted = _two_layers(self.layer, self.batch, second_moment, gap, depth=steps + 1)
         return predicted.preactivation_second_moment, predicted.preactivation_correlation
 
@@ -189,8 +191,7 @@ def phase_portrait(
     HypothesisError
         No route for this layer.
     """
-    q = np.atleast_1d(np.asarray(second_moments, dtype=np.float64))
-    c = np.atleast_1d(np.asarray(correlations, dtype=np.float64))
+    q, c = _moments(second_moments), _cosines(correlations)
     size = _batch(network, batch)
     images = [[_two_layers(network.layer, size, x, 1.0 - y) for y in c] for x in q]
     return PhasePortrait(
@@ -212,7 +213,23 @@ def _batch(network: FeedForward, batch: float | None) -> float:
         raise out_of_domain(
             "network", network, "a FeedForward network", "a residual stream has no layer map"
         )
-    return assumed_batch(network.layer.norm) if batch is None else batch
+    return assumed_batch(network.layer.norm) if batch is None else samples(batch)
+
+
+def _cosines(correlations: ArrayLike) -> FloatArray:
+    return _axis("correlations", correlations, low=-1.0, high=1.0, remedy="cosines of two samples")
+
+
+def _moments(second_moments: ArrayLike) -> FloatArray:
+    return _axis("second_moments", second_moments, low=1e-300, high=1e300, remedy="use [0.5, 1, 2]")
+
+
+def _axis(argument: str, values: ArrayLike, *, low: float, high: float, remedy: str) -> FloatArray:
+    """The numbers of one axis."""
+    axis = np.atleast_1d(numeric(argument, values))
+    if axis.ndim != 1 or axis.size == 0 or axis.min() < low or axis.max() > high:
+        raise out_of_domain(argument, values, f"numbers in [{low:g}, {high:g}]", remedy)
+    return axis
 
 
 def _two_layers(

@@ -8,6 +8,7 @@ import math
 from theory.errors import HypothesisError, out_of_domain
 from theory.folds import schedule
 from theory.laws import non_gaussian
+from theory.numerics import within_range
 from theory.operators import bind_push
 from theory.population.walks import nf_scales
 from theory.program import Scale
@@ -20,6 +21,7 @@ from theory.specs.residual import Residual
 __all__ = ["nf_scaled"]
 
 
+@within_range
 def nf_scaled(network: Residual, inputs: Inputs) -> Residual:
     """scale_l = 1/sqrt(q_l), q_l = E[x_l^2] as theory predicts it: F(x_l / sqrt(q_l)) in every branch.
 

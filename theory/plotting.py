@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.errors import out_of_domain
+from theory.specs._check import instance, member
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,6 +127,9 @@ class Drawn:
 def new_axes(ax: Axes | None) -> Axes:
     """``ax``, or new axes in a figure of their own."""
     if ax is not None:
+        from matplotlib.axes import Axes
+
+        instance("ax", ax, Axes, "matplotlib Axes or None", "pass what plt.subplots() returns")
         return ax
     import matplotlib.pyplot as plt
 
@@ -149,6 +152,7 @@ def style(label: str) -> dict[str, Any]:
     dict
         Keywords ``color``, ``linestyle``, ``marker`` of matplotlib's ``Axes.plot``.
     """
+    instance("label", label, str, "a name", 'use "BN" or "GN(8)", say')
     label = label.partition(",")[0]
     if label in _STYLES:
         hue, line, marker = _STYLES[label]
@@ -296,6 +300,12 @@ def plot_predictions(
     """
     import matplotlib.pyplot as plt
 
+    domain = "a sequence of observables"
+    instance("observables", observables, list | tuple, domain, 'pass ["similarity"], say')
+    if simulations is not None:
+        instance("simulations", simulations, Mapping, "simulations by label", 'pass {"BN": sim}')
+    for observable in observables:
+        _axis_label(observable)
     columns = min(2, len(observables))
     rows = -(-len(observables) // columns)
     figure, panels = plt.subplots(
@@ -332,10 +342,7 @@ def plot_comparison(
 
 def _axis_label(observable: str) -> str:
     labels = _LOGARITHMIC | _LINEAR
-    if observable not in labels:
-        raise out_of_domain(
-            "observable", observable, f"one of {', '.join(labels)}", "check the spelling"
-        )
+    member("observable", observable, tuple(labels))
     return labels[observable]
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from theory.errors import out_of_domain
 from theory.plotting import Drawn, new_axes, style
+from theory.specs._check import instance, integer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -165,6 +165,8 @@ def plot_frontier(frontier: Frontier, ax: Axes | None = None, *, label: str | No
         ``curve``, ``points``, ``labels`` (the group sizes) and ``layer_norm``, the end G = infinity.
     """
     ax = new_axes(ax)
+    if label is not None:
+        instance("label", label, str, "a name or None", "use GN, say")
     c, growth = frontier.correlation, frontier.gradient_growth
     drawn = np.isfinite(growth)
     looks = [style(f"GN({size})") for size in frontier.group_size]
@@ -232,9 +234,11 @@ def plot_spectrum(
     """
     ax = new_axes(ax)
     depth = prediction.depth
-    chosen = list(layers) if layers is not None else sorted({1, (depth + 1) // 2, depth})
-    if not all(1 <= layer <= depth for layer in chosen):
-        raise out_of_domain("layers", chosen, f"from 1 to {depth}", "count layers from 1")
+    chosen = sorted({1, (depth + 1) // 2, depth})
+    if layers is not None:
+        instance("layers", layers, Sequence, "a list of layers", "pass [1, 2], say")
+        remedy = "count layers from 1"
+        chosen = [integer("layers", layer, low=1, high=depth, remedy=remedy) for layer in layers]
     look = style(prediction.label)
     spectrum = prediction.spectrum
     rank = np.arange(1, spectrum.shape[1] + 1)

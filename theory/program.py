@@ -44,6 +44,9 @@ __all__ = [
     "plain_activation",
 ]
 
+# Layers that are followed one by one.
+LONGEST = 10**6
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -115,7 +118,18 @@ def plain_activation(activation: Activation) -> NormAct:
 
 @lru_cache(maxsize=256)
 def lower(network: Network) -> tuple[Operation, ...]:
-    """List the operations of ``network`` in forward order."""
+    """List the operations of ``network`` in forward order.
+
+    Raises
+    ------
+    SpecificationError
+        Not a network, or one of more than a million layers.
+    """
+    depth = getattr(network, "depth", 0)
+    if depth > LONGEST:
+        raise out_of_domain(
+            "depth", depth, f"at most {LONGEST}", "fixed_point() says where it settles"
+        )
     match network:
         case FeedForward():
             return _feed_forward(network)

@@ -10,10 +10,12 @@ import numpy as np
 from theory.errors import out_of_domain
 from theory.folds import INFINITE_LAYER, Backward, fold, follow_gradient, schedule
 from theory.laws import non_gaussian
+from theory.numerics import within_range
 from theory.population.prediction import predict_population
 from theory.regimes import regime
 from theory.results import Prediction, PredictionSet
 from theory.routes.positions_spectrum import PositionSpectrum
+from theory.specs._check import flag, integer
 from theory.specs.compatibility import check
 from theory.specs.grids import needs_grid
 from theory.specs.inputs import ExchangeableInputs, Inputs
@@ -42,6 +44,7 @@ def initial_state(inputs: Inputs, *, grid: bool = False) -> Exchangeable | Spati
     return Full(inputs.second_moment, inputs.gap, inputs.feature_mean)
 
 
+@within_range
 def predict(
     network: Network, inputs: Inputs, *, backward: bool = True, refine: int = 1
 ) -> Prediction:
@@ -82,10 +85,8 @@ def predict(
     NumericalError
         Overflow of a network that is not scale free, or no convergence.
     """
-    if not isinstance(refine, int) or not 1 <= refine <= 64:
-        raise out_of_domain(
-            "refine", refine, "a whole number in [1, 64]", "use 1, or 4 for a quarter"
-        )
+    refine = integer("refine", refine, low=1, high=64, remedy="use 1, or 4 for a quarter")
+    flag("backward", backward)
     check(network, inputs)
     kind = regime(network, inputs)
     departure = non_gaussian(network, inputs)

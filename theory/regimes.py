@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 
 from theory.errors import HypothesisError
+from theory.numerics import within_range
+from theory.specs.compatibility import check
 from theory.specs.grids import layers_on, needs_grid
 from theory.specs.inputs import ExchangeableInputs, Inputs, position_shape_of
 from theory.specs.networks import Network, Sequential
@@ -93,14 +95,18 @@ def _closed(network: Network) -> bool:
     return network.order not in ("post_norm", "deep_norm")
 
 
+@within_range
 def regime(network: Network, inputs: Inputs) -> Regime:
     """Classify the squared gradient norm of ``network`` on ``inputs``.
 
     Raises
     ------
+    SpecificationError
+        The normalizer is not defined on these inputs.
     HypothesisError
         A pool with zero variance at eps = 0, or a forward second moment that is infinite.
     """
+    check(network, inputs)
     if isinstance(network, Sequential) or needs_grid(network, inputs):
         return _on_grid(network, inputs)
     norm = network.layer.norm

@@ -31,11 +31,13 @@ import numpy as np
 from theory.errors import HypothesisError, NumericalError, out_of_domain
 from theory.evidence import assumed_batch
 from theory.growth import FAR, GrowthLaw, gradient_growth, stream_growth
+from theory.numerics import within_range
 from theory.population.spheres import Sphere, sphere_refusal
 from theory.program import Linear, NormAct
 from theory.reflected_growth import reflected_gradient, reflected_variance
 from theory.residual_branch import ADDITIVE, Branch, couples, has_mean, spectral_radius
 from theory.residual_means import added_activations, added_means, contrast_growth
+from theory.specs._check import samples
 from theory.specs.residual import Residual
 from theory.states.exchangeable import Exchangeable
 from theory.streams import merge
@@ -52,6 +54,7 @@ class ResidualGrowth:
     reasons: tuple[str, ...] = ()
 
 
+@within_range
 def growth_law(network: Residual, *, batch: float | None = None) -> ResidualGrowth:
     """How variance and gradient of ``network`` grow with depth, derived from its operators.
 
@@ -71,7 +74,7 @@ def growth_law(network: Residual, *, batch: float | None = None) -> ResidualGrow
         raise out_of_domain(
             "network", network, "a fully connected residual network", "build it with Residual(...)"
         )
-    size = assumed_batch(network.layer.norm) if batch is None else batch
+    size = assumed_batch(network.layer.norm) if batch is None else samples(batch)
     branch = Branch(network, size)
     reasons: list[str] = []
     laws: list[GrowthLaw | None] = []
@@ -79,7 +82,10 @@ def growth_law(network: Residual, *, batch: float | None = None) -> ResidualGrow
         try:
             if derive is _gradient or not _grows_alike(network, branch):
                 _require_settled_scale(network)
-            laws.append(derive(network, branch))
+            law = derive(network, branch)
+            if law is not None and math.isnan(law.rate):
+                raise NumericalError("its rate is no number: for these factors no law is derived")
+            laws.append(law)
         except (HypothesisError, NumericalError) as error:
             laws.append(None)
             reasons.append(str(error))

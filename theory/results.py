@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
 from theory.regimes import Regime
+from theory.specs._check import instance
 from theory.specs.inputs import Inputs
 from theory.specs.networks import Layer, Network
 from theory.specs.residual import Residual
@@ -331,6 +332,10 @@ class PredictionSet(Mapping[str, Prediction]):
     """Predictions by name, for tables and plots side by side."""
 
     def __init__(self, predictions: Mapping[str, Prediction]) -> None:
+        domain = "a mapping of names to predictions"
+        instance("predictions", predictions, Mapping, domain, "use predict_many")
+        for prediction in predictions.values():
+            instance("predictions", prediction, Prediction, domain, "use predict_many")
         self._predictions = dict(predictions)
 
     def __getitem__(self, name: str) -> Prediction:
@@ -365,7 +370,9 @@ class PredictionSet(Mapping[str, Prediction]):
         """Draw all predictions, one panel per observable; see ``theory.plotting.plot_predictions``."""
         from theory.plotting import PANELS, plot_predictions
 
-        return plot_predictions(self, simulations, observables=observables or PANELS)
+        return plot_predictions(
+            self, simulations, observables=PANELS if observables is None else observables
+        )
 
 
 def _name_of(layer: Layer) -> str:

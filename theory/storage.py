@@ -14,6 +14,7 @@ from theory.regimes import Regime
 from theory.results import Prediction
 from theory.routes.positions_spectrum import PositionSpectrum
 from theory.specs import serialize
+from theory.specs._check import file_path
 from theory.states.base import Observables
 from theory.states.exchangeable import Exchangeable
 from theory.states.full import Full
@@ -44,7 +45,7 @@ def save_prediction(prediction: Prediction, path: str | Path) -> None:
     path
         Name of the JSON file; its folder must exist.
     """
-    path = Path(path)
+    path = file_path("path", path)
     regime = dataclasses.asdict(prediction.regime)
     regime["rank"] = repr(float(regime["rank"]))
     document = {
@@ -99,8 +100,9 @@ def load_prediction(path: str | Path) -> Prediction:
     StoreError
         A file is missing, damaged, of another kind or from a newer schema.
     """
-    path = Path(path)
+    path = file_path("path", path)
     try:
+        _require_file(path)
         document = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(document, dict) or document.get("kind") != "prediction":
             raise StoreError(f"{path} does not hold a prediction; pass the JSON that save() wrote")
@@ -114,6 +116,12 @@ def load_prediction(path: str | Path) -> Prediction:
         return _build(document, arrays)
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise StoreError(f"cannot read {path}: {error}; predict again") from error
+
+
+def _require_file(path: Path) -> None:
+    """A device or pipe would be read for ever."""
+    if not path.is_file():
+        raise StoreError(f"{path.name} is not a file; pass the JSON that save() wrote")
 
 
 def _build(document: dict[str, Any], arrays: dict[str, Any]) -> Prediction:

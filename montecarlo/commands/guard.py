@@ -41,6 +41,13 @@ def guarded(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
             # The reader (head, less) has closed the pipe: it has what it wanted.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except OSError as error:
+            # A full disk behind standard output; whatever is left in its buffer cannot be written either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.stderr.write(
+                f"Error: cannot write the output: {error}; free space or write elsewhere.\n"
+            )
+            raise typer.Exit(INCONCLUSIVE) from None
         except NormcompassError as error:
             notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
             sys.stderr.write(f"Error: {error}{notes}\n")

@@ -128,8 +128,11 @@ def progress_bar(total: int, *, quiet: bool = False) -> Iterator[Callable[[str],
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    hidden = quiet or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+    # Some versions of rich end even a bar that is not shown with a line.
+    if quiet or not console.is_terminal:
+        yield lambda case: None
+        return
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("compiling", total=total)
 
         def advance(case: str) -> None:

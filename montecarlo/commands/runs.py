@@ -170,7 +170,7 @@ def _opened(path: Path) -> Store:
         raise out_of_domain(
             "store", str(path), "an existing file", "check the path; simulate --store makes one"
         )
-    return Store(path)
+    return Store(path, read_only=True)
 
 
 def _facts(run: StoredRun) -> dict[str, Any]:

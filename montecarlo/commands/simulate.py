@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from montecarlo.commands.forecast import say_cost
 from montecarlo.commands.output import (
     estimate_cells,
     estimate_values,
@@ -100,8 +101,10 @@ def simulate(
 
     Example: normcompass simulate --norm BN --inputs digits --width 512 --plot bn.png
     """
+    from montecarlo.costs import network_seconds
     from montecarlo.ensemble import plan
     from montecarlo.ensemble import simulate as compute
+    from montecarlo.execution import worker_count
 
     one_format(as_json, as_csv)
     network, inputs = build(options)
@@ -112,6 +115,21 @@ def simulate(
 
         # Before the simulation: a layer that no route takes is found at once.
         prediction = predict(network, inputs, backward=not forward_only)
+    experiment, _ = plan(
+        network,
+        inputs,
+        width=width,
+        seed=seed,
+        dtype=dtype.value,
+        method=method.value,
+        backward=not forward_only,
+    )
+    say_cost(
+        network_seconds(experiment) * replicates / worker_count(workers),
+        what=f"{replicates} networks",
+        remedy="fewer --replicates or a smaller --width take less, --store FILE keeps what is done",
+        quiet=quiet,
+    )
     try:
         simulation = compute(
             network,
@@ -134,15 +152,6 @@ def simulate(
         if store is None:
             left = "nothing was written; with --store FILE the finished networks are kept."
         else:
-            experiment, _ = plan(
-                network,
-                inputs,
-                width=width,
-                seed=seed,
-                dtype=dtype.value,
-                method=method.value,
-                backward=not forward_only,
-            )
             kept = _stored(store, experiment)
             left = f"{kept} networks are kept in {store}; the same command goes on from there."
         raise KeyboardInterrupt(left) from None

@@ -23,7 +23,7 @@ SHARED = (
 BRIDGES = {
     "agreement", "case", "cases", "claim", "claim_cases", "claim_figures", "claim_pictures",
     "claims", "claims_gradients", "claims_ours", "claims_shared", "claims_similarity",
-    "claims_variance", "comparison", "console", "coverage", "departure", "figures", "gallery",
+    "claims_variance", "comparison", "console", "coverage", "departure", "figures", "forecast", "gallery",
     "gallery_maps", "networks", "padding_figure", "predict", "predictions", "pytest_plugin",
     "report", "report_claims", "report_files", "residual_cases", "residual_figures", "simulate",
     "table", "tables", "testing", "verdicts", "verify", "wrong_laws",

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
+from pathlib import Path
+from typing import Any
 
 from theory.errors import out_of_domain
 
-__all__ = ["flag", "integer", "real"]
+# Layers or blocks: beyond, not even one number each fits into memory.
+DEEPEST = 10**9
+# Channels of a pool, samples, positions: exact as floats.
+LARGEST = 2**53
+
+__all__ = [
+    "DEEPEST",
+    "LARGEST",
+    "file_path",
+    "flag",
+    "instance",
+    "integer",
+    "member",
+    "real",
+    "samples",
+]
 
 
 def real(
@@ -35,12 +53,15 @@ def real(
 
 def integer(argument: str, value: object, *, low: int, high: float = math.inf, remedy: str) -> int:
     """Return ``value`` as an int in [low, high], else raise SpecificationError."""
-    domain = f"an integer >= {low}" if high == math.inf else f"an integer in [{low}, {high:g}]"
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    number = int(value) if isinstance(value, numbers.Integral) else None
+    if isinstance(value, bool):
+        number = None
+    # Limits that nobody should meet are only said to those who do.
+    hidden = high >= DEEPEST and (number is None or number <= high)
+    domain = f"an integer >= {low}" if hidden else f"an integer in [{low}, {high:g}]"
+    if number is None or not low <= number <= high:
         raise out_of_domain(argument, value, domain, remedy)
-    if not low <= int(value) <= high:
-        raise out_of_domain(argument, value, domain, remedy)
-    return int(value)
+    return number
 
 
 def flag(argument: str, value: object) -> bool:
@@ -48,3 +69,34 @@ def flag(argument: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise out_of_domain(argument, value, "True or False", "pass a bool")
     return value
+
+
+def samples(value: object) -> float:
+    """Return a batch size: an int >= 1, or ``math.inf``; else raise SpecificationError."""
+    if isinstance(value, numbers.Real) and value == math.inf:
+        return math.inf
+    return integer("batch", value, low=1, high=LARGEST, remedy="count the samples, or use math.inf")
+
+
+def instance(argument: str, value: object, kinds: Any, domain: str, remedy: str) -> None:
+    """Raise SpecificationError unless ``value`` is of one of the classes."""
+    if not isinstance(value, kinds):
+        raise out_of_domain(argument, value, domain, remedy)
+
+
+def file_path(argument: str, value: object) -> Path:
+    """Return ``value`` as a path, else raise SpecificationError."""
+    if not isinstance(value, str | Path) or "\0" in str(value) or not str(value):
+        raise out_of_domain(argument, value, "the path of a file", 'pass "runs.db", say')
+    path = Path(value)
+    if any(len(os.fsencode(part)) > 255 for part in path.parts):
+        raise out_of_domain(
+            argument, value, "the path of a file", "no name is longer than 255 bytes"
+        )
+    return path
+
+
+def member(argument: str, value: object, members: tuple[str, ...]) -> None:
+    """Raise SpecificationError unless ``value`` is one of the words."""
+    if not isinstance(value, str) or value not in members:
+        raise out_of_domain(argument, value, f"one of {', '.join(members)}", "check the spelling")

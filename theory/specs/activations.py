@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from theory.errors import out_of_domain
-from theory.specs._check import real
+from theory.specs._check import member, real
 
 __all__ = [
     "ACTIVATION_NAMES",
@@ -73,10 +73,7 @@ class Activation:
     threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.name not in ACTIVATION_NAMES:
-            raise out_of_domain(
-                "name", self.name, f"one of {', '.join(ACTIVATION_NAMES)}", "check the spelling"
-            )
+        member("name", self.name, ACTIVATION_NAMES)
         if self.name == "leaky_relu":
             slope = real(
                 "negative_slope",
@@ -105,6 +102,8 @@ class Activation:
 
     def affine(self, *, scale: float = 1.0, shift: float = 0.0) -> Activation:
         """Return x -> scale * phi(x) + shift."""
+        scale = real("scale", scale, remedy="use a non-zero number")
+        shift = real("shift", shift, remedy="use a finite number")
         return dataclasses.replace(self, scale=self.scale * scale, shift=self.shift * scale + shift)
 
     @property
@@ -149,6 +148,7 @@ def leaky_relu(negative_slope: float) -> Activation:
 
 def tlu(threshold: float) -> Activation:
     """max(x, threshold): FRN's thresholded linear unit (Singh & Krishnan 2019); relu at 0."""
+    threshold = real("threshold", threshold, remedy="FRN's starts at 0")
     return Activation(name="relu", threshold=threshold, shift=threshold)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
 from theory.specs._arrays import ArrayInputs, frozen, numeric, require_nonzero
-from theory.specs._check import integer, real
+from theory.specs._check import real, samples
 from theory.specs._gaps import covariance_gaps, row_gaps
 from theory.specs.images import ImageInputs
 from theory.specs.spatial import SpatialInputs, position_shape
@@ -47,9 +47,7 @@ class ExchangeableInputs:
     feature_mean: float = 0.0
 
     def __post_init__(self) -> None:
-        batch = self.batch
-        if batch != math.inf:
-            batch = integer("batch", batch, low=1, remedy="count the samples, or use math.inf")
+        batch = samples(self.batch)
         largest = 1.0 if batch == math.inf else 1.0 + 1.0 / max(batch - 1, 1)
         gap = real("gap", self.gap, low=0.0, high=largest, remedy="gap is 1 - correlation")
         q = real(
@@ -134,6 +132,7 @@ def exchangeable(
     SpecificationError
         A value outside its domain, or numbers that are no covariance.
     """
+    batch = samples(batch)
     if (correlation is None) == (gap is None):
         if batch != 1 or correlation is not None:
             raise out_of_domain(
@@ -298,14 +297,15 @@ class CovarianceInputs(ArrayInputs):
         if np.abs(scaled - scaled.T).max() > 1e-10:
             raise out_of_domain("covariance", "asymmetric", "symmetric", "pass (K + K.T) / 2")
         try:
-            mean = np.broadcast_to(
-                numeric("feature_mean", self.feature_mean), diagonal.shape
-            ).copy()
+            means = numeric("feature_mean", self.feature_mean)
+            if np.abs(means).max(initial=0.0) > 1e150:
+                raise ValueError
+            mean = np.broadcast_to(means, diagonal.shape).copy()
         except ValueError:
             raise out_of_domain(
                 "feature_mean",
-                np.shape(self.feature_mean),
-                f"a number or shape ({len(root)},)",
+                self.feature_mean,
+                f"a number or shape ({len(root)},), at most 1e150",
                 "one mean per sample",
             ) from None
         lowest = np.linalg.eigvalsh((scaled + scaled.T) / 2 - np.outer(mean / root, mean / root))[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar, get_args
 
 from theory.errors import out_of_domain
-from theory.specs._check import integer, real
+from theory.specs._check import DEEPEST, LARGEST, integer, member, real
 from theory.specs.activations import Activation, relu
 from theory.specs.normalizers import Normalizer
 from theory.specs.weights import Weights, gaussian
@@ -76,16 +76,15 @@ class Layer:
             raise out_of_domain(
                 "activation", self.activation, "an Activation", "use relu or leaky_relu(0.1), say"
             )
-        kernel = integer("kernel", self.kernel, low=1, remedy="use 3, say")
+        kernel = integer("kernel", self.kernel, low=1, high=LARGEST, remedy="use 3, say")
         object.__setattr__(self, "kernel", kernel)
-        if self.padding not in get_args(Padding):
-            raise out_of_domain(
-                "padding", self.padding, 'one of "circular", "zero"', "check the spelling"
-            )
-        stride = integer("stride", self.stride, low=1, remedy="1 keeps every position")
+        member("padding", self.padding, get_args(Padding))
+        stride = integer(
+            "stride", self.stride, low=1, high=LARGEST, remedy="1 keeps every position"
+        )
         object.__setattr__(self, "stride", stride)
         remedy = "1.0 is as many channels as the simulation's width, 2.0 twice as many"
-        channels = real("channels", self.channels, low=0.0, open_low=True, remedy=remedy)
+        channels = real("channels", self.channels, low=0.0, high=1e6, open_low=True, remedy=remedy)
         object.__setattr__(self, "channels", channels)
 
     @property
@@ -141,7 +140,7 @@ class FeedForward(Network):
     def __post_init__(self) -> None:
         if not isinstance(self.layer, Layer):
             raise out_of_domain("layer", self.layer, "a Layer", "wrap it: Layer(norm=...)")
-        depth = integer("depth", self.depth, low=1, remedy="count the linear maps")
+        depth = integer("depth", self.depth, low=1, high=DEEPEST, remedy="count the linear maps")
         object.__setattr__(self, "depth", depth)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from theory.errors import out_of_domain
-from theory.specs._check import flag, integer, real
+from theory.specs._check import LARGEST, flag, integer, member, real
 
 __all__ = [
     "Normalizer",
@@ -50,17 +50,28 @@ class Pool:
     def __post_init__(self) -> None:
         flag("samples", self.samples)
         flag("positions", self.positions)
-        if self.channels != math.inf:
-            remedy = "use math.inf for all channels"
-            object.__setattr__(
-                self, "channels", integer("channels", self.channels, low=1, remedy=remedy)
+        if not (isinstance(self.channels, float) and self.channels == math.inf):
+            channels = integer(
+                "channels",
+                self.channels,
+                low=1,
+                high=LARGEST,
+                remedy="use math.inf for all channels",
             )
+            object.__setattr__(self, "channels", channels)
 
     def size(self, *, batch: float, positions: float) -> float:
         """Number of activations in one pool (``math.inf`` when it spans the layer)."""
+        batch, positions = _number_of("batch", batch), _number_of("positions", positions)
         over_samples = batch if self.samples else 1
         over_positions = positions if self.positions else 1
         return self.channels * over_samples * over_positions
+
+
+def _number_of(argument: str, value: float) -> float:
+    if isinstance(value, float) and value == math.inf:
+        return value
+    return real(argument, value, low=1.0, remedy="count them, or use math.inf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +117,7 @@ class Normalizer:
             raise out_of_domain("pool", self.pool, "a Pool", "build it with Pool(...)")
         flag("centered", self.centered)
         kinds = ("std", "rms", "none", "evonorm_b0")
-        if self.denominator not in kinds:
-            raise out_of_domain(
-                "denominator", self.denominator, f"one of {', '.join(kinds)}", "check the spelling"
-            )
+        member("denominator", self.denominator, kinds)
         eps = real("eps", self.eps, low=0.0, remedy="PyTorch's default is 1e-5")
         object.__setattr__(self, "eps", eps)
         object.__setattr__(

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from theory.errors import out_of_domain
-from theory.specs._check import integer, real
+from theory.specs._check import DEEPEST, integer, member, real
 from theory.specs.networks import Layer, Network
 from theory.specs.weights import Weights
 
@@ -101,18 +101,15 @@ class Residual(Network):
     def __post_init__(self) -> None:
         if not isinstance(self.layer, Layer):
             raise out_of_domain("layer", self.layer, "a Layer", "wrap it: Layer(norm=...)")
-        depth = integer("depth", self.depth, low=1, remedy="count the blocks")
-        if self.order not in ORDERS:
-            raise out_of_domain(
-                "order", self.order, f"one of {', '.join(ORDERS)}", "check the spelling"
-            )
+        depth = integer("depth", self.depth, low=1, high=DEEPEST, remedy="count the blocks")
+        member("order", self.order, ORDERS)
         skip = real("skip", self.skip, remedy="1 is the usual choice")
         if skip == 0.0:
             raise out_of_domain(
                 "skip", skip, "a number other than 0", "without a skip use FeedForward"
             )
         branch = self.branch
-        if branch == _INVERSE_ROOT:
+        if isinstance(branch, str) and branch == _INVERSE_ROOT:
             branch = 1.0 / math.sqrt(depth)
         branch = real("branch", branch, remedy='pass a number, or "1/sqrt(L)"')
         maps = self.maps
@@ -161,6 +158,7 @@ def deep_norm_constants(blocks: int) -> tuple[float, float]:
     Wang et al. 2022, table "encoder-only" or "decoder-only": a = (2N)^(1/4) and b = (8N)^(-1/4) for N
     layers of two residual blocks each (attention and feed-forward), L = 2N.
     """
+    blocks = integer("blocks", blocks, low=1, high=DEEPEST, remedy="count them")
     return blocks**0.25, (4.0 * blocks) ** -0.25
 
 

@@ -18,6 +18,7 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 
 from theory.errors import StoreError, out_of_domain
+from theory.specs._check import integer
 from theory.specs.activations import Activation
 from theory.specs.images import ImageInputs
 from theory.specs.inputs import (
@@ -91,6 +92,8 @@ def to_json(spec: Any, *, indent: int | None = None) -> str:
     SpecificationError
         ``spec`` is not a specification.
     """
+    if indent is not None:
+        indent = integer("indent", indent, low=0, high=80, remedy="2 is usual")
     separators = (",", ":") if indent is None else (",", ": ")
     return json.dumps(
         to_dict(spec), sort_keys=True, allow_nan=False, indent=indent, separators=separators

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
-from theory.specs._check import integer, real
+from theory.specs._check import LARGEST, integer, real, samples
 
 __all__ = ["SpatialInputs", "exchangeable_from_data", "position_shape"]
 
@@ -44,9 +44,7 @@ class SpatialInputs:
         shape = position_shape(self.shape)
         if math.prod(shape) < 2:
             raise out_of_domain("positions", shape, "at least 2 altogether", "leave it out for 1")
-        batch = self.batch
-        if batch != math.inf:
-            batch = integer("batch", batch, low=1, remedy="count the samples, or use math.inf")
+        batch = samples(self.batch)
         remedy = "gap is 1 - correlation"
         gap = 0.0 if batch == 1 else real("gap", self.gap, low=0.0, high=2.0, remedy=remedy)
         beside = real("position_gap", self.position_gap, low=0.0, high=2.0, remedy=remedy)
@@ -150,7 +148,9 @@ def position_shape(positions: Any) -> tuple[int, ...]:
         raise out_of_domain(
             "positions", positions, "S for a ring or (H, W) for a torus", "give integers"
         )
-    return tuple(integer("positions", side, low=1, remedy="count them") for side in sides)
+    return tuple(
+        integer("positions", side, low=1, high=LARGEST, remedy="count them") for side in sides
+    )
 
 
 def exchangeable_from_data(features: Any) -> SpatialInputs:

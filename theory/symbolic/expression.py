@@ -7,6 +7,7 @@ what SymPy cannot do in seconds enters as a ``Lemma`` whose two sides are compar
 
 from __future__ import annotations
 
+import numbers
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from theory.errors import HypothesisError, NumericalError, out_of_domain
+from theory.specs._check import instance, integer
 from theory.symbolic.symbols import MEANINGS
 
 __all__ = ["Expression", "Lemma", "Step", "Trail"]
@@ -47,12 +49,14 @@ class Lemma:
 
     def discrepancy(self, digits: int = 30) -> float:
         """|left - right| / |right|, computed with ``digits`` + 10 digits."""
+        digits = _digits(digits)
         with mpmath.workdps(digits + 10):
             left, right = self.sides()
             return float(abs(left - right) / abs(right))
 
     def holds(self, digits: int = 30) -> bool:
         """Whether both sides agree to ``digits`` digits."""
+        digits = _digits(digits)
         return self.discrepancy(digits) < 10.0**-digits
 
 
@@ -188,6 +192,8 @@ class Expression:
             if name not in by_name:
                 known = ", ".join(symbol.name for symbol in self.variables) or "no free symbol"
                 raise out_of_domain("symbol", name, f"one of {known}", "see .symbols")
+        for name, value in values.items():
+            _require_number(name, value)
         replaced = self.expression.subs({by_name[name]: value for name, value in values.items()})
         return Expression(
             name=self.name, left=self.left, expression=replaced, steps=self.steps,
@@ -204,6 +210,7 @@ class Expression:
         HypothesisError
             The formula has a pole there: its moment is infinite or does not exist.
         """
+        digits = _digits(digits)
         expression = self.at(**values) if values else self
         if expression.variables:
             missing = ", ".join(symbol.name for symbol in expression.variables)
@@ -230,6 +237,8 @@ class Expression:
         """
         by_name = {symbol.name: symbol for symbol in (*MEANINGS, *self.variables)}
         free = [symbol.name for symbol in self.variables]
+        for name in names:
+            instance("name", name, str, "the name of a symbol", "see .symbols")
         if names and not set(free) <= set(names) <= set(by_name):
             raise out_of_domain("names", names, f"the free symbols {free}", "see .symbols")
         arguments = [by_name[name] for name in names or free]
@@ -259,3 +268,14 @@ class Expression:
 
         vectorized = np.vectorize(point, otypes=[float])
         return lambda *values: np.asarray(vectorized(*values), dtype=float)
+
+
+def _digits(digits: int) -> int:
+    return integer("digits", digits, low=1, high=10_000, remedy="15 is double precision")
+
+
+def _require_number(name: str, value: object) -> None:
+    """A number or a SymPy expression; NaN and text are neither."""
+    number = type(value) is not bool and isinstance(value, numbers.Number) and value == value
+    if not (number or isinstance(value, sp.Expr)):
+        raise out_of_domain(name, value, "a number or a SymPy expression", "pass B=16, say")

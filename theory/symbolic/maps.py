@@ -121,10 +121,13 @@ def fixed_point(spec: ExactLayer) -> Expression:
     mapped = trail.use(correlation_map(spec))
     if mapped.has(q):
         recursion = trail.use(variance_recursion(spec))
-        settled = trail.step(
-            "where q settles", "q' = q.", lambda: sp.solve(sp.Eq(recursion, q), q)[0]
-        )
-        mapped = sp.simplify(mapped.subs(q, settled))
+        found = trail.step("where q settles", "q' = q.", lambda: sp.solve(sp.Eq(recursion, q), q))
+        if not found:
+            raise out_of_domain(
+                "activation", str(spec.slopes), "one whose second moment settles symbolically",
+                "use theory.fixed_point for the number",
+            )  # fmt: skip
+        mapped = sp.simplify(mapped.subs(q, found[0]))
     excess = trail.step("excess", "c' - c vanishes at a fixed point.", lambda: mapped - c)
     if sp.simplify(excess) == 0:
         raise out_of_domain(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from functools import lru_cache
 
 from theory.errors import out_of_domain
@@ -28,6 +29,8 @@ def derivation(name: str) -> str:
         No row has this name.
     """
     rows = {row.name: row for row in closed_forms()}
-    if name not in rows:
-        raise out_of_domain("name", name, "the name of a closed form", f"one of {', '.join(rows)}")
+    if not isinstance(name, str) or name not in rows:
+        near = get_close_matches(str(name), rows, n=8, cutoff=0.0)
+        remedy = f"such as {'; '.join(near)}; closed_forms() has all {len(rows)}"
+        raise out_of_domain("name", name, "the name of a closed form", remedy)
     return rows[name].expression.derivation()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+from theory.specs._check import flag, instance
 from theory.specs.activations import ACTIVATION_NAMES
 from theory.specs.inputs import Inputs
 from theory.specs.networks import FeedForward, Layer, Network
@@ -104,6 +105,8 @@ def _names(norm: Normalizer | None) -> Sequence[str]:
 
 def inputs_for(layer: Layer, *, positions: bool = True) -> SearchStrategy[Inputs]:
     """Batches on which the layer's pools have a variance, and its expectations a route."""
+    instance("layer", layer, Layer, "a Layer", "use Layer(norm=...)")
+    flag("positions", positions)
     norm = layer.norm
     if norm is None:
         return batches() | covariances() | nearly_equal() | over_positions()

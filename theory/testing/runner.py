@@ -15,6 +15,7 @@ from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
 from theory.errors import HypothesisError, SpecificationError, out_of_domain
+from theory.specs._check import instance
 from theory.specs.activations import identity, relu, tanh
 from theory.specs.networks import Layer, Network
 from theory.specs.normalizers import Normalizer, group_norm
@@ -148,6 +149,13 @@ def run(
     AssertionError
         The law is violated; Hypothesis notes the smallest subject that it found.
     """
+    _require(law, profile)
+    if layers is not None:
+        instance("layers", layers, SearchStrategy, "a strategy of layers", "use layers(), say")
+    if named is not None:
+        instance("named", named, Sequence, "a list of layers", "pass [Layer(...)]")
+        for layer in named:
+            instance("named", layer, Layer, "a list of layers", "pass [Layer(...)]")
     tally = Tally(law.name)
     chosen = (NAMED.values() if layers is None else ()) if named is None else named
     corners = list(law.pinned()) if layers is None else []
@@ -162,6 +170,18 @@ def run(
     random = law.layers() if layers is None else layers
     _search(law, law.subjects(random), profile.examples, profile, tally)
     return tally
+
+
+def _require(law: Law, profile: Profile) -> None:
+    instance("law", law, Law, "a Law", "take one of LAWS.values()")
+    instance("profile", profile, Profile, "a Profile", "use FAST or THOROUGH")
+
+
+def _laws(laws: Iterable[Law]) -> list[Law]:
+    found = list(laws)
+    for law in found:
+        instance("laws", law, Law, "laws", "use LAWS.values()")
+    return found
 
 
 def _search(
@@ -228,17 +248,23 @@ def check_normalizer(
     """
     if not isinstance(norm, Normalizer):
         raise out_of_domain("norm", norm, "a Normalizer", "call its constructor: batch_norm(), say")
+    instance("profile", profile, Profile, "a Profile", "use FAST or THOROUGH")
     if laws is None:
         from theory.testing.laws import LAWS
 
         laws = LAWS.values()
-    return {law.name: run_on(law, norm, profile=profile) for law in laws}
+    instance("laws", laws, Iterable, "laws", "use LAWS.values()")
+    return {law.name: run_on(law, norm, profile=profile) for law in _laws(laws)}
 
 
 def run_on(law: Law, spec: Normalizer | Layer | Network, *, profile: Profile = FAST) -> Tally:
     """``run`` on a normalizer with several activations and weights, or on one layer (of a network)."""
     from theory.testing.strategies import activations, layers
 
+    _require(law, profile)
+    instance(
+        "spec", spec, Normalizer | Layer | Network, "a normalizer or layer", "batch_norm(), say"
+    )
     if isinstance(spec, Network):
         spec = spec.layer
     if isinstance(spec, Layer):

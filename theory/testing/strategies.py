@@ -15,6 +15,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from theory.specs import activations as act
 from theory.specs import normalizers as nm
+from theory.specs._check import instance, integer
 from theory.specs.activations import ACTIVATION_NAMES, Activation
 from theory.specs.inputs import Inputs, exchangeable, from_covariance, from_data
 from theory.specs.networks import FeedForward, Layer
@@ -68,6 +69,7 @@ def activations(
     affine
         Whether scale and shift differ from 1 and 0 in some of them.
     """
+    instance("names", names, Sequence, "a list of names", 'pass ["relu"], say')
 
     def build(name: str, slope: float, scale: float, shift: float) -> Activation:
         base = act.leaky_relu(slope) if name == "leaky_relu" else Activation(name=name)
@@ -217,6 +219,10 @@ def residual_networks(
 
 def widths(*, smallest: int = 8, largest: int = 128, multiple: int = 8) -> SearchStrategy[int]:
     """Multiples of ``multiple``, so that groups of that size fit."""
+    remedy = "count the channels"
+    multiple = integer("multiple", multiple, low=1, remedy=remedy)
+    smallest = integer("smallest", smallest, low=1, remedy=remedy)
+    largest = integer("largest", largest, low=smallest, remedy=remedy)
     return st.integers(smallest // multiple, largest // multiple).map(lambda k: k * multiple)
 
 

@@ -1,0 +1,286 @@
+"""Hostile arguments, files and moments: pinned findings of ``tests.fuzz``, and a small run of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from fuzz.files import as_anybody
+from fuzz.state import snapshot
+from fuzz.targets import BATCH, NET, enumerate_targets
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import montecarlo as mc
+import theory as th
+from montecarlo.commands.forecast import in_words, say_cost, time_of_prediction
+from theory.errors import NormcompassError
+
+ROOT = Path(__file__).parents[1]
+ARRAY = np.ones((2, 3))
+SIMULATION = mc.simulate(NET, BATCH, width=8, replicates=2, workers=1)
+GRID = mc.simulate_many({"GN": NET}, BATCH, widths=[8, 16, 32], replicates=2, workers=1)
+PREDICTION = th.predict(NET, BATCH)
+FIT = mc.extrapolate(GRID.values(), observable="similarity", layer=1)
+FORMULA = th.symbolic.similarity_map(th.Layer())
+
+# (call, word of the sentence): each was once a TypeError, an IndexError, a NaN or worse.
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "batch is an array": (lambda: th.fixed_point(NET, batch=ARRAY), "batch"),
+    "positions are an array": (lambda: th.fixed_point(NET, positions=ARRAY), "positions"),
+    "inputs are a number": (lambda: th.fixed_point(NET, 3.0), "inputs"),
+    "batch beyond exact floats": (lambda: th.exchangeable(batch=10**400, gap=1.0), "batch"),
+    "backward is an array": (lambda: th.predict(NET, BATCH, backward=ARRAY), "backward"),
+    "depth nobody follows": (lambda: th.predict(th.FeedForward(NET.layer, depth=10**8), BATCH), "depth"),
+    "regime of a string": (lambda: th.regime("BN", BATCH), "network"),
+    "correlations are text": (lambda: th.correlation_map(NET, "ab"), "correlations"),
+    "moments are a dict": (lambda: th.phase_portrait(NET, {}, [0.5]), "second_moments"),
+    "trajectory from text": (lambda: th.correlation_map(NET, [0.5]).trajectory("a", steps=2), "correlation"),
+    "order is an array": (lambda: th.Residual(th.Layer(), depth=2, order=ARRAY), "order"),
+    "branch is an array": (lambda: th.Residual(th.Layer(), depth=2, branch=ARRAY), "branch"),
+    "channels are an array": (lambda: th.Pool(samples=True, positions=True, channels=ARRAY), "channels"),
+    "no number of blocks": (lambda: th.deep_norm_constants(float("nan")), "blocks"),
+    "scale is text": (lambda: th.relu.affine(scale="a"), "scale"),
+    "threshold is None": (lambda: th.tlu(None), "threshold"),
+    "rank of NaN samples": (lambda: th.batch_norm().rank(batch=float("nan"), positions=1), "batch"),
+    "first is a set": (
+        lambda: th.cross_batch_similarity(th.Layer(norm=th.batch_norm()), th.from_data(ARRAY), first=set()), "first"
+    ),
+    "indent is a number of inf": (lambda: th.to_json(NET, indent=1e300), "indent"),
+    "sizes without an end": (lambda: th.frontier(group_sizes=...), "group_sizes"),
+    "branches are added as a dict": (lambda: th.branch_end_second_moment(3, added={}), "added"),
+    "a set of no predictions": (lambda: th.PredictionSet(1.0), "predictions"),
+    "axes are a number": (lambda: PREDICTION.plot(3.0), "ax"),
+    "label is a number": (lambda: SIMULATION.plot(label=3.0), "label"),
+    "layers are text": (lambda: PREDICTION.plot_spectrum(layers="ab"), "layers"),
+    "no such observable": (lambda: mc.extrapolate(GRID.values(), observable="nothing", layer=1), "observable"),
+    "simulations are numbers": (lambda: mc.extrapolate([1.0], observable="gap", layer=1), "simulations"),
+    "curved is a number": (lambda: mc.extrapolate(GRID.values(), observable="gap", layer=1, curved=2), "curved"),
+    "width below zero": (lambda: FIT.at(-1.0), "width"),
+    "tolerance of nothing": (lambda: FIT.width_for(1e-300), "tolerance"),
+    "means of nothing": (lambda: mc.Estimate.of(np.empty((0, 3))), "samples"),
+    "networks without room": (lambda: mc.simulate(NET, BATCH, width=8, replicates=2**53), "replicates"),
+    "widths are an array": (lambda: mc.simulate_many({"a": NET}, BATCH, widths=ARRAY, replicates=1), "widths"),
+    "store is a list": (lambda: mc.Store([]), "path"),
+    "path with a zero byte": (lambda: mc.Store("a\0b"), "path"),
+    "loading a list": (lambda: mc.load([]), "path"),
+    "loading a device": (lambda: th.Prediction.load("/dev/zero"), "not a file"),
+    "saving nowhere": (lambda: SIMULATION.save("/nowhere/a.json"), "cannot write"),
+    "method is an array": (lambda: mc.simulate(NET, BATCH, width=8, replicates=1, method=ARRAY), "method"),
+    "symbol is a dict": (lambda: FORMULA.at(c={}), "c = "),
+    "symbol is NaN": (lambda: FORMULA.at(c=float("nan")), "c = "),
+    "digits are text": (lambda: FORMULA.value(digits="ab", c=0.5), "digits"),
+    "no such formula": (lambda: th.symbolic.derivation(3), "name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_in_a_sentence(name: str) -> None:
+    call, word = REFUSED[name]
+    with pytest.raises(NormcompassError, match=word) as caught:
+        call()
+    assert 30 < len(str(caught.value)) < 1500
+
+
+# Whatever these networks are on, no NaN and no error of NumPy: numbers, or a sentence.
+EXTREME = {
+    "weights of 5e-324": th.Layer(weights=th.gaussian(weight_variance=5e-324)),
+    "weights of 1e300": th.Layer(weights=th.gaussian(weight_variance=1e300), norm=th.group_norm(4)),
+    "eps of 1e300": th.Layer(norm=th.batch_norm(eps=1e300)),
+    "scale of 1e300": th.Layer(activation=th.relu.affine(scale=1e300)),
+    "shift of 1e300": th.Layer(activation=th.tanh.affine(shift=1e300), norm=th.batch_norm()),
+    "groups of 2**53": th.Layer(norm=th.group_norm(2**53)),
+}
+
+
+@pytest.mark.parametrize("name", EXTREME)
+def test_extreme_networks_have_numbers_or_a_sentence(name: str) -> None:
+    sentences: list[str] = []
+    for inputs in (
+        BATCH,
+        th.exchangeable(batch=2**53, gap=5e-324),
+        th.from_covariance(np.diag([1e-150, 1e150])),
+    ):
+        try:
+            found = th.predict(th.FeedForward(EXTREME[name], depth=3), inputs)
+        except NormcompassError as error:
+            sentences.append(str(error))
+            continue
+        for observable in th.OBSERVABLES:
+            assert not np.isnan(getattr(found, observable)).any()
+    assert all(len(sentence) > 30 for sentence in sentences)
+
+
+def test_every_public_name_is_fuzzed() -> None:
+    assert len(enumerate_targets()) > 130
+
+
+def test_a_small_fuzz() -> None:
+    """Every public name once, and more of the frequent ones (no random failure: the seed is fixed)."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", "--seed", "0", "--calls", "200", "--commands", "0"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 undocumented outcomes" in done.stdout
+
+
+def test_global_state_stays() -> None:
+    """NumPy's, Matplotlib's and BLAS's settings, filters, random states, files and threads."""
+    calls: tuple[Callable[[], Any], ...] = (
+        lambda: th.predict(NET, BATCH),
+        lambda: th.predict(th.FeedForward(th.Layer(norm=th.evonorm_s0(4), activation=th.identity), depth=1), BATCH),
+        lambda: th.fixed_point(NET),
+        lambda: mc.simulate(NET, BATCH, width=8, replicates=2, workers=1),
+        lambda: PREDICTION.plot(),
+        lambda: mc.compare(PREDICTION, SIMULATION).plot(),
+        lambda: FORMULA.value(c=0.5, digits=40),
+        lambda: th.symbolic.similarity_map(th.Layer(norm=th.group_norm(4))).lambdify(),
+        lambda: PREDICTION.to_frame(),
+    )  # fmt: skip
+    for call in calls:
+        call()
+        plt.close("all")
+        before = snapshot()
+        call()
+        plt.close("all")
+        after = snapshot()
+        assert {name for name in before if before[name] != after[name]} == set()
+
+
+def _blas_threads() -> set[int]:
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
+def test_threads_share_the_limit_of_blas_and_give_it_back() -> None:
+    """Two simulations at once, one ending while the other computes: 2 threads before, 2 after."""
+    with threadpool_limits(limits=2):
+        before = _blas_threads()
+        jobs = [
+            threading.Thread(
+                target=mc.simulate, args=(NET, BATCH), kwargs={"width": 64, "replicates": r, "workers": 1}
+            )
+            for r in (3, 40, 20)
+        ]  # fmt: skip
+        for job in jobs:
+            job.start()
+        for job in jobs:
+            job.join()
+        assert _blas_threads() == before
+
+
+def test_inside_a_users_own_workers_nothing_is_started() -> None:
+    """Each of two joblib workers: no process of ours, one thread of BLAS while it draws."""
+    code = """
+import joblib, json, os, threading
+from threadpoolctl import threadpool_info
+import montecarlo as mc, montecarlo.jobs as jobs
+from tests.fuzz.targets import NET, BATCH
+
+def work(_):
+    import montecarlo.jobs as jobs
+    from threadpoolctl import threadpool_info
+    seen, run = [], jobs.interpreter.run
+    def watched(*a, **k):
+        seen.append(max(p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"))
+        return run(*a, **k)
+    jobs.interpreter.run = watched
+    mc.simulate(NET, BATCH, width=256, replicates=4, workers=4)
+    children = [p for p in os.listdir("/proc") if p.isdigit() and _parent(p) == os.getpid()]
+    return max(seen), len(children), threading.active_count()
+
+def _parent(pid):
+    try:
+        return int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return -1
+
+if __name__ == "__main__":
+    print(json.dumps(joblib.Parallel(2)(joblib.delayed(work)(i) for i in range(2))))
+"""
+    if not Path("/proc").exists():
+        pytest.skip("counts processes in /proc")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for threads, children, alive in json.loads(done.stdout):
+        assert threads == 1
+        assert children == 0
+        assert alive <= 4
+
+
+def _peak(**arguments: Any) -> int:
+    """Peak resident bytes of a process that simulates."""
+    code = (
+        "import montecarlo as mc, theory as th\n"
+        "net = th.FeedForward(th.Layer(norm=th.batch_norm()), depth=20)\n"
+        f"mc.simulate(net, th.exchangeable(batch=8, correlation=0.5), replicates=2, workers=1, **{arguments!r})\n"
+        "status = open('/proc/self/status').read()\n"
+        "print(status.partition('VmHWM:')[2].split()[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak in /proc")
+def test_memory_limit_is_kept() -> None:
+    """20 layers of 1024 x 1024: 160 MiB of weights; under 240 MiB per process they are drawn twice."""
+    limit = 240 * 2**20
+    assert _peak(width=1024, method="direct", memory_limit=2**31) > limit
+    assert _peak(width=1024, method="direct", memory_limit=limit) < limit
+    with pytest.raises(
+        th.SpecificationError, match=r"memory_limit = '100 MiB per process' .* at least"
+    ):
+        mc.simulate(NET, BATCH, width=1024, replicates=1, memory_limit=100 * 2**20)
+
+
+def test_costs_are_said_beforehand(capsys: pytest.CaptureFixture[str]) -> None:
+    say_cost(30.0, what="Prediction", remedy="less")
+    say_cost(2400.0, what="Prediction", remedy="less", quiet=True)
+    assert capsys.readouterr().err == ""
+    say_cost(2400.0, what="Prediction", remedy="fewer layers take less")
+    assert capsys.readouterr().err == "Prediction: about 40 min; fewer layers take less.\n"
+    assert [in_words(s) for s in (61.0, 600.0, 7200.0, 1e6)] == ["61 s", "10 min", "2 h", "12 days"]
+    assert time_of_prediction(th.FeedForward(NET.layer, depth=10), BATCH) == 0.0
+    assert 0.0 < time_of_prediction(th.FeedForward(NET.layer, depth=100), BATCH) < 60.0
+
+
+def _run(words: list[str], cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "montecarlo", *words], cwd=cwd, env=environment, stderr=subprocess.PIPE,
+        text=True, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="drops capabilities of Linux")
+def test_a_store_is_listed_where_nothing_can_be_written(tmp_path: Path) -> None:
+    mc.simulate(NET, BATCH, width=8, replicates=2, workers=1, store=tmp_path / "runs.db")
+    (tmp_path / "runs.db").chmod(0o444)
+    tmp_path.chmod(0o555)
+    done = _run(
+        ["runs", "list", "runs.db"], tmp_path, stdout=subprocess.PIPE, preexec_fn=as_anybody
+    )
+    tmp_path.chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    assert "1 runs" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["runs.db"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_standard_output(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = _run(["predict", "--norm", "LN", "--depth", "2", "--json"], tmp_path, stdout=full)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert "No space left" in done.stderr
