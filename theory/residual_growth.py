@@ -83,7 +83,7 @@ def growth_law(network: Residual, *, batch: float | None = None) -> ResidualGrow
             if derive is _gradient or not _grows_alike(network, branch):
                 _require_settled_scale(network)
             law = derive(network, branch)
-            if law is not None and math.isnan(law.rate):
+            if law is not None and law.kind != "bounded" and math.isnan(law.rate):
                 raise NumericalError("its rate is no number: for these factors no law is derived")
             laws.append(law)
         except (HypothesisError, NumericalError) as error:
