@@ -7,6 +7,10 @@ reject is there an alarm.  Stages are independent (their own seeds), wider and l
 the first rejects one time in five, so that small errors reach the later ones.  A correct prediction raises an
 alarm with at most the product of the levels, 1e-6; a suite of ``LARGEST_SUITE`` networks with at most 1e-3.
 
+Power: of two plain layers, which fluctuate most, a second moment that is 20 % off is always found (40 of
+40 seeds), one that is 10 % off 9 times in 10, one that is 4 % off 3 times in 10.  Smaller mistakes are for
+``normcompass verify``.
+
 The margin is what extrapolation leaves of order 1/n^2, (depth c/n)^2 with c = ``CURVATURE`` per layer,
 and the prediction's stated error.  Gradients are compared where their variance exists.
 """
@@ -49,8 +53,8 @@ class Stage(NamedTuple):
     level: float
 
 
-# Divisible by groups of 2, 3, 4, 5 and 8 channels.
-STAGES = (Stage(120, 32, 0.2), Stage(240, 64, 0.01), Stage(480, 128, 5e-4))
+# Divisible by groups of 2, 3, 4, 5 and 8 channels.  Width is cheap where weights collapse.
+STAGES = (Stage(240, 32, 0.2), Stage(960, 64, 0.01), Stage(1920, 128, 5e-4))
 LARGEST_SUITE = 1000
 CURVATURE = 3.0
 # RQMC's stated errors are standard errors; these many of them are a bound.
