@@ -7,6 +7,10 @@ reject is there an alarm.  Stages are independent (their own seeds), wider and l
 the first rejects one time in five, so that small errors reach the later ones.  A correct prediction raises an
 alarm with at most the product of the levels, 1e-6; a suite of ``LARGEST_SUITE`` networks with at most 1e-3.
 
+Power: of two plain layers, which fluctuate most, a second moment that is 20 % off is always found (40 of
+40 seeds), one that is 10 % off 9 times in 10, one that is 4 % off 3 times in 10.  Smaller mistakes are for
+``normcompass verify``.
+
 The margin is what extrapolation leaves of order 1/n^2, (depth c/n)^2 with c = ``CURVATURE`` per layer,
 and the prediction's stated error.  Gradients are compared where their variance exists.
 """
@@ -21,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from montecarlo.ensemble import simulate
-from montecarlo.results import Simulation
 from montecarlo.statistics import p_value
 from theory.recursion import predict
 from theory.results import Prediction
 from theory.specs import serialize
 from theory.specs.inputs import Inputs
 from theory.specs.networks import Network
+from theory.specs.residual import Residual
 
 __all__ = [
     "LARGEST_SUITE",
@@ -49,8 +53,8 @@ class Stage(NamedTuple):
     level: float
 
 
-# Divisible by groups of 2, 3, 4, 5 and 8 channels.
-STAGES = (Stage(120, 32, 0.2), Stage(240, 64, 0.01), Stage(480, 128, 5e-4))
+# Divisible by groups of 2, 3, 4, 5 and 8 channels.  Width is cheap where weights collapse.
+STAGES = (Stage(240, 32, 0.2), Stage(960, 64, 0.01), Stage(1920, 128, 5e-4))
 LARGEST_SUITE = 1000
 CURVATURE = 3.0
 # RQMC's stated errors are standard errors; these many of them are a bound.
@@ -140,32 +144,43 @@ def _run(
     network: Network, inputs: Inputs, prediction: Prediction, stage: Stage, *, seed: int
 ) -> tuple[float, str]:
     compared = quantities(prediction)
-    simulations = [
-        simulate(
-            network,
-            inputs,
-            width=width,
-            replicates=stage.replicates,
-            seed=seed,
-            backward=any("gradient" in quantity.name for quantity in compared),
-            workers=1,
-        )
+    backward = any("gradient" in quantity.name for quantity in compared)
+    samples = [
+        _samples(network, inputs, width, stage.replicates, seed=seed, backward=backward)
         for width in (stage.width, 2 * stage.width)
     ]
     truncation = (CURVATURE * _maps(prediction) / (2 * stage.width)) ** 2
     worst, line = math.inf, ""
     for quantity in compared:
-        p, described = _test(quantity, simulations, truncation)
+        p, described = _test(quantity, samples, truncation)
         if p < worst:
             worst, line = p, described
     return min(1.0, worst * len(compared)), f"n = {stage.width}, {2 * stage.width}: {line}"
 
 
+def _samples(
+    network: Network, inputs: Inputs, width: int, replicates: int, *, seed: int, backward: bool
+) -> dict[str, FloatArray]:
+    """Independent networks.  Without a stem phi acts on x^0 itself, which the networks of a seed share."""
+
+    def run(count: int, own: int) -> dict[str, FloatArray]:
+        found = simulate(
+            network, inputs, width=width, replicates=count, seed=own, backward=backward, workers=1
+        )
+        return dict(found.samples)
+
+    if not isinstance(network, Residual) or network.stem is not None:
+        return run(replicates, seed)
+    seeds = np.random.SeedSequence([seed, width]).generate_state(replicates)
+    each = [run(1, int(own)) for own in seeds]
+    return {name: np.concatenate([one[name] for one in each]) for name in each[0]}
+
+
 def _test(
-    quantity: Quantity, simulations: list[Simulation], truncation: float
+    quantity: Quantity, samples: list[dict[str, FloatArray]], truncation: float
 ) -> tuple[float, str]:
     index = 0 if "gradient" in quantity.name else -1
-    narrow, wide = (s.samples[quantity.name][:, index] for s in simulations)
+    narrow, wide = (each[quantity.name][:, index] for each in samples)
     value = 2.0 * wide.mean() - narrow.mean()
     parts = [4.0 * wide.var(ddof=1) / len(wide), narrow.var(ddof=1) / len(narrow)]
     variance = sum(parts)

@@ -63,7 +63,7 @@ def test_a_stage_keeps_its_level() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("stage", "repeats"), [(STAGES[0], 250), (STAGES[1], 50)])
+@pytest.mark.parametrize(("stage", "repeats"), [(STAGES[0], 250), (STAGES[1], 20)])
 def test_a_stage_keeps_its_level_closely(stage: Stage, repeats: int) -> None:
     """At 20 %, 1 % and 0.05 %: more rejections have a probability below 1e-3 for each."""
     p = p_values(repeats, stage)
@@ -82,7 +82,13 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+# Matrices that are drawn whole take half a minute at the widths of the last stage.
+DRAWN = "weights keep their mean"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n == DRAWN else []) for n in WRONG]
+)
 def test_wrong_theories_are_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     key, changes = WRONG[name]
     network: Any = NETWORKS[key]
@@ -118,8 +124,12 @@ def test_an_alarm_shrinks_to_a_minimal_network(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(agreement.Disagreement) as caught:
         run(law, profile=profile, named=())
     notes = "\n".join(caught.value.__notes__)
-    # One layer has no mean yet.
-    assert "depth=2" in notes
-    assert "norm=None" in notes
+    # The first matrix of a feed-forward network sees no mean yet; a residual one has a stem before.
+    assert "depth=2" in notes or ("depth=1" in notes and "Residual" in notes)
     assert "centered_weights(" in notes
-    assert "python -c" in str(caught.value)
+    assert "build('relu', 0.0, 1.0, 0.0)" in notes
+    # What it prints finds the same again, as long as the mistake is there.
+    command = re.search(r"Reproduce with\n  (.*)", str(caught.value))
+    assert command is not None
+    with pytest.raises(agreement.Disagreement):
+        exec(shlex.split(command[1])[2], {})

@@ -314,3 +314,13 @@ def test_gap_keeps_relative_precision_near_equal_samples():
     compiled.sample_statistics(pair, squares, 10)
     gap = compiled.unit_samples(pair, squares, unit, 10)
     assert gap == pytest.approx(5e-19, rel=1e-5)
+
+
+def test_the_longest_kernel_with_zero_padding():
+    """2 S + 1 taps reach past both ends from every position; one more tap would see zeros alone."""
+    assert Geometry((3, 4), kernel=7, padding="zero").kernel == 7
+    with pytest.raises(SpecificationError, match="at most 7"):
+        Geometry((3, 4), kernel=8, padding="zero")
+    assert Geometry((3, 4), kernel=3).kernel == 3
+    with pytest.raises(SpecificationError, match="at most 3"):
+        Geometry((3, 4), kernel=4)

@@ -461,3 +461,14 @@ if __name__ == "__main__":
     with mp.workdps(30):
         kept = [[*case, *nested(*case)] for case in hard_cases()]
     TRUTH.write_text("[\n" + ",\n".join(json.dumps(row) for row in kept) + "\n]\n")
+
+
+def test_errors_of_moments_add_up(monkeypatch):
+    """Second moment and mean each as far as the coarse rule is, in units of the second moment."""
+    fine, coarse = (1.0, 0.5), (1.01, 0.48)
+    monkeypatch.setattr(
+        gaussian, "_line_moments", lambda *args: fine if args[-1] == 1.0 else coarse
+    )
+    value, mean, error = gaussian._moments.__wrapped__(Activation(name="softplus"), 1.0)
+    assert (value, mean) == fine
+    assert error == pytest.approx(0.03, rel=1e-12)

@@ -13,7 +13,7 @@ from mpmath.calculus.quadrature import GaussLegendre
 from scipy.optimize import brentq
 
 from theory.errors import SpecificationError
-from theory.routes import arccosine
+from theory.routes import arccosine, groupnorm
 from theory.routes.groupnorm import group_gap, group_moments, group_slope
 from theory.specs import activations
 
@@ -361,3 +361,10 @@ def test_simulated_groups(name, centered, ddof):
 def test_outside_the_domain(pool):
     with pytest.raises(SpecificationError, match="must be"):
         group_gap(relu, 0.5, **pool)
+
+
+def test_errors_of_slopes_include_those_of_the_dual():
+    dual = groupnorm._dual(activations.tanh, 6, True, 0)
+    _, error = group_slope(activations.tanh, [1e-3, 0.3, 1.5], group_size=6, centered=True)
+    assert dual.gap_error > 0.0
+    assert (error >= dual.gap_error + dual.moment_error).all()

@@ -586,3 +586,13 @@ def test_an_infinite_gradient_has_no_law_but_a_reason():
     assert law.variance is not None
     assert law.gradient is None
     assert "infinite" in law.reasons[0]
+
+
+def test_factors_that_add_up_to_one_but_for_rounding_do_not_grow() -> None:
+    """skip^2 + factor^2 = 1: half of these sums are 1 + 2e-16 or more."""
+    angles = np.linspace(0.1, 1.4, 40)
+    sums = np.cos(angles) ** 2 + np.sin(angles) ** 2
+    assert (sums > 1.0).any()
+    for angle in angles:
+        law = stream_growth(lambda q: q, skip=math.cos(angle), factor=math.sin(angle))
+        assert law.kind == "bounded"

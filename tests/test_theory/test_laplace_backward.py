@@ -279,3 +279,15 @@ def test_rounding_is_measured_by_what_cancels():
     assert (size(0.0, 1.0) > 0.0).all()
     np.testing.assert_allclose(size(1.0, -0.5), size(1.0, 0.0) + 0.5 * size(0.0, 1.0), rtol=1e-14)
     np.testing.assert_allclose(size(0.0, 1.0), 5.0 * size(1.0, 0.0), rtol=1e-14)
+
+
+def test_the_coarse_rule_is_another_one():
+    """Its distance from the fine one is the stated error; both are near the exact Gaussian integral."""
+    z = np.random.default_rng(2).standard_normal((6, 6))
+    pool = laplace_backward.modes(*oracle.inputs(z), norm=variance_norm(eps=0.1))
+    nodes = laplace_backward.quadrature(
+        pool.variance, divisor=pool.divisor, eps=pool.eps, power=1.0 if pool.residual > 0.0 else 0.0
+    )
+    fine, coarse = laplace_backward._accumulate(pool, nodes, np.eye(6), slopes=(1.0, 0.0))
+    assert not np.array_equal(fine, coarse)
+    np.testing.assert_allclose(fine, coarse, rtol=0, atol=1e-4 * np.abs(fine).max())

@@ -630,3 +630,15 @@ def test_where_an_integrand_ends():
     assert positions_core._last_above(x, np.array([low, 0.0, low, low, low])) == 2.0
     with pytest.raises(NumericalError, match="decays too slowly"):
         positions_core._last_above(x, np.zeros(5))
+
+
+def test_pools_that_leave_positions_apart_need_a_single_one():
+    pool = Pool(samples=False, positions=False, channels=4)
+    norm = Normalizer(name="GN", pool=pool, centered=True, denominator="std")
+    alone = PositionSpectrum.from_gaps(1.0, 0.0, 0.3, 0.0, positions=1)
+    pool, _ = positions_core.position_pool(alone, norm=norm, slopes=RELU)
+    assert pool.divisor == 4.0
+    for positions in (2, 3):
+        several = PositionSpectrum.from_gaps(1.0, 0.5, 0.3, 0.6, positions=positions)
+        with pytest.raises(HypothesisError, match="over positions"):
+            positions_core.position_pool(several, norm=norm, slopes=RELU)
