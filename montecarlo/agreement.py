@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from montecarlo.ensemble import simulate
+from montecarlo.results import Simulation
 from montecarlo.statistics import p_value
 from theory.recursion import predict
 from theory.results import Prediction
 from theory.specs import serialize
 from theory.specs.inputs import Inputs
 from theory.specs.networks import Network
-from theory.specs.residual import Residual
 
 __all__ = [
     "LARGEST_SUITE",
@@ -145,42 +145,32 @@ def _run(
 ) -> tuple[float, str]:
     compared = quantities(prediction)
     backward = any("gradient" in quantity.name for quantity in compared)
-    samples = [
-        _samples(network, inputs, width, stage.replicates, seed=seed, backward=backward)
+    simulations = [
+        simulate(
+            network,
+            inputs,
+            width=width,
+            replicates=stage.replicates,
+            seed=seed,
+            backward=backward,
+            workers=1,
+        )
         for width in (stage.width, 2 * stage.width)
     ]
     truncation = (CURVATURE * _maps(prediction) / (2 * stage.width)) ** 2
     worst, line = math.inf, ""
     for quantity in compared:
-        p, described = _test(quantity, samples, truncation)
+        p, described = _test(quantity, simulations, truncation)
         if p < worst:
             worst, line = p, described
     return min(1.0, worst * len(compared)), f"n = {stage.width}, {2 * stage.width}: {line}"
 
 
-def _samples(
-    network: Network, inputs: Inputs, width: int, replicates: int, *, seed: int, backward: bool
-) -> dict[str, FloatArray]:
-    """Independent networks.  Without a stem phi acts on x^0 itself, which the networks of a seed share."""
-
-    def run(count: int, own: int) -> dict[str, FloatArray]:
-        found = simulate(
-            network, inputs, width=width, replicates=count, seed=own, backward=backward, workers=1
-        )
-        return dict(found.samples)
-
-    if not isinstance(network, Residual) or network.stem is not None:
-        return run(replicates, seed)
-    seeds = np.random.SeedSequence([seed, width]).generate_state(replicates)
-    each = [run(1, int(own)) for own in seeds]
-    return {name: np.concatenate([one[name] for one in each]) for name in each[0]}
-
-
 def _test(
-    quantity: Quantity, samples: list[dict[str, FloatArray]], truncation: float
+    quantity: Quantity, simulations: list[Simulation], truncation: float
 ) -> tuple[float, str]:
     index = 0 if "gradient" in quantity.name else -1
-    narrow, wide = (each[quantity.name][:, index] for each in samples)
+    narrow, wide = (s.samples[quantity.name][:, index] for s in simulations)
     value = 2.0 * wide.mean() - narrow.mean()
     parts = [4.0 * wide.var(ddof=1) / len(wide), narrow.var(ddof=1) / len(narrow)]
     variance = sum(parts)

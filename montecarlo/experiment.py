@@ -22,7 +22,7 @@ __all__ = ["ENGINE", "Experiment", "Method"]
 Method = Literal["direct", "collapsed"]
 
 # Raised whenever the same experiment would give other numbers (new streams, another order of draws).
-ENGINE = 1
+ENGINE = 2
 
 
 @dataclass(frozen=True, kw_only=True)

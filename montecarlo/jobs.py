@@ -20,8 +20,9 @@ from montecarlo.threads import one_blas_thread
 from theory.program import lower
 from theory.specs.grids import channels_of, last_layer
 from theory.specs.inputs import exchangeable, position_shape_of
-from theory.specs.networks import FeedForward, Layer
+from theory.specs.networks import FeedForward, Layer, Network
 from theory.specs.normalizers import batch_norm
+from theory.specs.residual import Residual
 from theory.specs.weights import weight_norm
 
 __all__ = [
@@ -56,8 +57,8 @@ def run_job(job: Job) -> FloatArray:
     experiment = job.experiment
     program = lower(experiment.network)
     width, seed, dtype = experiment.width, experiment.seed, experiment.dtype
-    # Layers count from 0, so the number of operations is a key that no layer has.
-    cotangent_key = len(program)
+    # Layers count from 0, so the number of operations and the next one are keys that no layer has.
+    cotangent_key, inputs_key = len(program), len(program) + 1
     buffers: dict[int, NDArray[Any]] = {}
     shape = (len(job.indices), len(experiment.observables), experiment.network.depth)
     tables = np.empty(shape)
@@ -66,6 +67,10 @@ def run_job(job: Job) -> FloatArray:
     with one_blas_thread():
         x = realize_inputs(experiment.inputs, width=width, seed=seed, dtype=dtype)
         for table, r in zip(tables, job.indices, strict=True):
+            if _meets_entries(experiment.network):
+                x = realize_inputs(
+                    experiment.inputs, width=width, seed=seed, dtype=dtype, key=(r, inputs_key)
+                )
             sampler: Sampler
             if experiment.method == "direct":
                 sampler = DirectSampler(seed, (width, r), dtype, buffers, job.keep)
@@ -84,6 +89,14 @@ def run_job(job: Job) -> FloatArray:
                 shape=position_shape_of(experiment.inputs),
             )
     return tables
+
+
+def _meets_entries(network: Network) -> bool:
+    """Whether more than the covariance of x^0 matters: without a stem phi acts on its very entries.
+
+    Networks that shared them would not be independent.
+    """
+    return isinstance(network, Residual) and network.stem is None
 
 
 def _last_shape(experiment: Experiment) -> tuple[int, int]:

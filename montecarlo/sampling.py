@@ -28,7 +28,7 @@ FloatArray = NDArray[np.float64]
 
 
 def seed_sequence(seed: int, *key: int) -> np.random.SeedSequence:
-    """Independent for each key: (width, network, layer) for weights, (width,) for the inputs."""
+    """Independent for each key: (width, network, layer) for weights, (width,) for shared inputs."""
     return np.random.SeedSequence(entropy=seed, spawn_key=key)
 
 
@@ -45,14 +45,16 @@ def require_finite_batch(inputs: Inputs) -> None:
         )
 
 
-def realize_inputs(inputs: Inputs, *, width: int, seed: int, dtype: str) -> NDArray[Any]:
+def realize_inputs(
+    inputs: Inputs, *, width: int, seed: int, dtype: str, key: tuple[int, ...] = ()
+) -> NDArray[Any]:
     """x^0 = sqrt(n_0) F (K - m m')^(1/2) + 1 m', of shape (n_0, B), or (n_0, B S) with positions.
 
     The columns of F are orthonormal and orthogonal to (1, ..., 1), so x^0' x^0 = n K and the
     feature means are m: neither has a sampling error.  Gaussian, centered and normalized rows are
     invariant under rotations that keep (1, ..., 1), so the choice of F does not change the law of
-    the network.  n_0 is the width, or as much more as the frame needs.  Data are taken as they are,
-    transposed.
+    a network that begins with them; for one that does not, ``key`` draws an F of its own.  n_0 is
+    the width, or as much more as the frame needs.  Data are taken as they are, transposed.
 
     Raises
     ------
@@ -68,7 +70,7 @@ def realize_inputs(inputs: Inputs, *, width: int, seed: int, dtype: str) -> NDAr
         root, mean = _root_and_mean(inputs)
         columns = len(root)
         features = max(width, columns + 2)
-        directions = generator(seed, width).standard_normal((features, columns))
+        directions = generator(seed, width, *key).standard_normal((features, columns))
         directions -= directions.mean(axis=0)
         frame, _ = np.linalg.qr(directions)
         frame -= frame.mean(axis=0)
