@@ -115,7 +115,7 @@ def test_errors_fall_with_refinement_and_stay_honest() -> None:
     coarse, fine = th.predict(network, inputs), th.predict(network, inputs, refine=3)
     assert int(fine.provenance["populations"]) == 24
     assert int(fine.provenance["channels"]) == 3 * int(coarse.provenance["channels"])
-    for name in ("second_moment", "similarity", "gradient_norm"):
+    for name in ("similarity", "gradient_norm"):  # the second moment is exact
         before, after = coarse.error[name], fine.error[name]
         # Root mean squares over layers of errors with 7 and 23 degrees of freedom.
         assert np.sqrt(np.mean(after**2)) < 0.6 * np.sqrt(np.mean(before**2))

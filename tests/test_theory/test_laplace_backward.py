@@ -288,6 +288,8 @@ def test_the_coarse_rule_is_another_one():
     nodes = laplace_backward.quadrature(
         pool.variance, divisor=pool.divisor, eps=pool.eps, power=1.0 if pool.residual > 0.0 else 0.0
     )
-    fine, coarse = laplace_backward._accumulate(pool, nodes, np.eye(6), slopes=(1.0, 0.0))
+    fine, coarse = laplace_backward._accumulate(
+        pool, nodes, np.eye(6), slopes=(1.0, 0.0), torus=None
+    )
     assert not np.array_equal(fine, coarse)
     np.testing.assert_allclose(fine, coarse, rtol=0, atol=1e-4 * np.abs(fine).max())

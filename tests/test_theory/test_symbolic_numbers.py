@@ -175,7 +175,8 @@ def test_arbitrary_precision():
         r = mp.mpf(1) / 2
         kappa = (mp.sqrt(1 - r * r) + r * (mp.pi - mp.acos(r))) / mp.pi
         assert (
-            abs(mp.mpf(str(kernels.kappa1().value(c="1/2", digits=35))) - kappa) < mp.mpf(10) ** -33
+            abs(mp.mpf(str(kernels.kappa1().value(c=sp.Rational(1, 2), digits=35))) - kappa)
+            < mp.mpf(10) ** -33
         )
 
 
