@@ -8,6 +8,7 @@ import sys
 import mpmath as mp
 import numpy as np
 import pytest
+import sympy as sp
 
 import theory as th
 from theory import symbolic
