@@ -159,6 +159,8 @@ def bind_pull(
         usable = s if _scales_through(op) else s.unscaled()
         incoming = gradient.value
         if isinstance(usable, Grid):
+            if _moves_zeros(op):
+                usable = usable.zeros_at_the_mean()
             incoming = usable.without_shifts(_without_zeros(op, usable, incoming))
         with np.errstate(over="ignore", invalid="ignore"):
             value, error = route.pullback(op, usable.block(), incoming)
@@ -192,11 +194,26 @@ def _few_directions(op: NormAct, state: Grid, moments: Moments) -> Moments:
     return moments._replace(mean=state.mean_factor * moments.mean)
 
 
+def _moves_zeros(op: NormAct) -> bool:
+    """Whether zeros among other positions come out as minus the mean: of no size, but of either sign."""
+    norm = op.norm
+    return (
+        norm is not None
+        and norm.centered
+        and norm.pool.positions
+        and norm.pool.channels == math.inf
+    )
+
+
 def _without_zeros(op: NormAct, state: Grid, value: Any) -> Any:
-    """Pi where relu and its kin see exactly 0, whose slope is 0: nothing passes."""
+    """Pi where relu and its kin see exactly 0, whose slope is 0: nothing passes.
+
+    After a pool of ``_moves_zeros`` a layer without such a pool sees rows of vanishing size there, not 0;
+    of them this takes none.
+    """
     keeps = op.norm is None or not op.norm.centered or op.norm.pool.channels == math.inf
     slopes = op.activation.ray_slopes
-    zero = state.second_moment == 0.0
+    zero = np.diagonal(state.gap) == 1.0 if _moves_zeros(op) else state.second_moment == 0.0
     if not (keeps and zero.any()) or slopes is None or slopes[0] == -slopes[1]:
         return value
     return np.where(zero[:, None] | zero, 0.0, value)

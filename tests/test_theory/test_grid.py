@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+import montecarlo as mc
 import theory as th
 from theory.errors import HypothesisError, SpecificationError
 from theory.program import NormAct
@@ -609,7 +610,6 @@ def test_the_route_of_a_gradient_that_joins_samples_is_sampling():
 @pytest.mark.parametrize("name", ["SWS", "WN"])
 def test_vectors_as_images_of_one_position_have_rows_of_few_entries(name):
     """64 networks of width 256: |z| < 5, a false alarm once in 10^5; ``from_data`` says it ignores this."""
-    import montecarlo as mc
 
     x = draw(6, 4, 9) + 0.3
     network = th.FeedForward(th.zoo[name], depth=1)
@@ -624,3 +624,25 @@ def test_vectors_as_images_of_one_position_have_rows_of_few_entries(name):
     )
     if name == "SWS":
         assert ratio == pytest.approx(9 / 8, rel=1e-12)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_zero_pixels_and_the_mean_of_the_layer(pooled: bool) -> None:
+    """Found by verify: LN takes a mean of order n^(-1/2) from zeros, so that relu passes them half the time.
+
+    The pool joins positions, where the zeros of a sample share their sign.  400 networks of width 512;
+    a slope of 0 would be more than 15 standard errors away.  False alarm 1e-6.
+    """
+    data = np.ones((2, 1, 12))
+    data[0, 0, :8], data[1, 0, 3:], data[1, 0, 0] = 0.0, 0.0, -0.5
+    layer = th.Layer(norm=th.layer_norm(), kernel=3)
+    tail = (th.GlobalAveragePool(), th.Layer()) if pooled else (layer,)
+    network, inputs = th.Sequential((layer, *tail)), th.images(data)
+    norms = th.predict(network, inputs).gradient_norm
+    assert norms is not None
+    squares = mc.simulate(network, inputs, width=512, replicates=400, seed=3, workers=1).samples[
+        "squared_gradient"
+    ]
+    # Of means, not of logarithms: whether zeros pass is one coin for all channels of a sample.
+    difference = squares[:, 0] - (norms[0] / norms[-1]) ** 2 * squares[:, -1]
+    assert abs(difference.mean()) < 4.9 * difference.std(ddof=1) / 20.0

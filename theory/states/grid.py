@@ -229,6 +229,36 @@ class Grid:
             return gradient
         return spread(shift_average(gradient, self.shape), self.shape)
 
+    def zeros_at_the_mean(self) -> Grid:
+        """Rows of zeros replaced by minus the mean over positions of their sample, of vanishing size.
+
+        In a finite network a pool over channels and positions has a mean of order n^(-1/2), which a row
+        of zeros gets with the other sign in every channel: it is independent of the rows that are
+        alive, and shared by the zeros of a sample.  (Exact in the first layer; in later ones these rows
+        are of that order themselves, and only each one's own sign is known: as likely + as -.)  A mean
+        that vanishes leaves its zeros, marked by gap 1 to themselves.
+        """
+        zero = self.second_moment == 0.0
+        if not zero.any():
+            return self
+        samples = np.repeat(np.arange(self.batch), self.positions)
+        covariance = self.covariance()
+        sums = covariance.reshape(self.batch, self.positions, self.batch, self.positions).sum(
+            (1, 3)
+        )
+        size = np.sqrt(np.maximum(np.diagonal(sums), 0.0))
+        # What is left of sums that cancel is not a mean.
+        known = size**2 > 1e-12 * self.positions * np.trace(covariance) / self.batch
+        cosine = np.divide(
+            sums, np.outer(size, size), out=np.zeros_like(sums), where=np.outer(known, known)
+        )
+        cosine[known, known] = 1.0
+        gap = self.gap.copy()
+        gap[np.ix_(zero, zero)] = (1.0 - np.clip(cosine, -1.0, 1.0))[np.ix_(samples, samples)][
+            np.ix_(zero, zero)
+        ]
+        return replace(self, rows=replace(self.rows, gap=gap))
+
     def flattened_back(self, gradient: FloatArray) -> FloatArray:
         """Adjoint of the average over positions."""
         table = np.arange(self.positions)[:, None]
