@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from montecarlo.budgets import BUDGETS, Budget
 from montecarlo.case import Case, Part
 from montecarlo.cases import cases
-from montecarlo.claim import ClaimResult, results_of
+from montecarlo.claim import Claim, ClaimResult, results_of
 from montecarlo.claims import CLAIMS
 from montecarlo.collect import Resources, collect, opened
 from montecarlo.controls import ControlRow, control_row
@@ -49,7 +49,7 @@ from theory.specs.networks import Network
 if TYPE_CHECKING:
     from montecarlo.store import Store
 
-__all__ = ["Run", "affordable", "run", "select", "step_count"]
+__all__ = ["Run", "affordable", "require_tests", "run", "select", "step_count"]
 
 FloatArray = NDArray[np.float64]
 Advance = Callable[[str], None]
@@ -232,6 +232,31 @@ def affordable(chosen: Sequence[Case], budget: Budget) -> tuple[Case, ...]:
             "budget", budget.name, f"one with networks for {names}", f"take --budget {enough}"
         )
     return kept
+
+
+def require_tests(only: Sequence[str], chosen: Sequence[Case], budget: Budget) -> None:
+    """Refuse a run that would test nothing of a claim that was asked for, and confirm it all the same.
+
+    Raises
+    ------
+    SpecificationError
+        None of the chosen cases tests a claim of ``only`` in a quantity that decides it.
+    """
+    for claim in (claim for claim in CLAIMS if claim.id in only):
+        if _tested(claim, chosen, budget):
+            continue
+        enough = next((b.name for b in BUDGETS.values() if _tested(claim, chosen, b)), None)
+        what, remedy = "only", "choose other --inputs, or skip less"
+        if enough is not None:
+            what, remedy = "budget", f"take --budget {enough}"
+        value = claim.id if enough is None else budget.name
+        raise out_of_domain(what, value, f"one with tests of {claim.id} in the run", remedy)
+
+
+def _tested(claim: Claim, chosen: Sequence[Case], budget: Budget) -> bool:
+    mine = (case for case in chosen if case.id in claim.cases)
+    tests = (test for case in mine for part in case.parts(budget) for test in part.tests)
+    return any(quantity.name in claim.quantities for quantity, _ in tests)
 
 
 def cost(

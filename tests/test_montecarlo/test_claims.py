@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from matplotlib import image as plt_image
 
 from montecarlo import report, verify
-from montecarlo.budgets import DEFAULT, LONG, Budget, Grid
+from montecarlo.budgets import DEFAULT, LONG, QUICK, Budget, Grid
 from montecarlo.case import INPUTS
 from montecarlo.cases import cases
 from montecarlo.claim import ClaimResult
@@ -24,7 +24,13 @@ from montecarlo.cli import main
 from montecarlo.departure import Departure, PutInPlace, departure
 from montecarlo.margins import QUANTITIES
 from montecarlo.predictions import theory_of
-from montecarlo.report_claims import claims_overview, claims_sections, departures, value_text
+from montecarlo.report_claims import (
+    claims_left_out,
+    claims_overview,
+    claims_sections,
+    departures,
+    value_text,
+)
 from montecarlo.report_files import SCHEMA, junit_text
 from montecarlo.verdicts import VERDICTS
 from montecarlo.wrong_laws import (
@@ -32,6 +38,7 @@ from montecarlo.wrong_laws import (
     independent_denominators,
     samples_on_their_own,
 )
+from theory.errors import SpecificationError
 from theory.frontiers import frontier
 
 EVERYTHING = {case.id: case for kind in INPUTS for case in cases(kind)}
@@ -229,6 +236,33 @@ def test_every_claim_says_how_to_test_it_again(index):
         assert claim["again"] == expected
         assert f"<code>{expected}</code>" in page
     assert "A claim run alone has fewer tests" in page
+
+
+def test_a_claim_asked_for_is_tested_or_refused():
+    """No run that tests nothing of a claim can end with "all confirmed" of it."""
+    for claim in CLAIMS:
+        verify.require_tests([claim.id], verify.select("all", only=[claim.id]), LONG)
+    chosen = verify.select("all", only=["iii.heavy-tail"])
+    assert verify.affordable(chosen, QUICK) == chosen
+    with pytest.raises(SpecificationError, match=r"budget = 'quick'.*take --budget default"):
+        verify.require_tests(["iii.heavy-tail"], chosen, QUICK)
+    names = ["iii.heavy-tail", "BN"]
+    with pytest.raises(SpecificationError, match=r"only = 'iii.heavy-tail'.*other --inputs"):
+        verify.require_tests(names, verify.select("digits", only=names), DEFAULT)
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", "--quick", "--only", "iii.heavy-tail"])
+    assert stop.value.code == 2
+
+
+def test_claims_that_a_run_leaves_out_are_named(run, index):
+    page = index.read_text(encoding="utf-8")
+    (line,) = (line for line in page.splitlines() if line.startswith("<p>Without a test"))
+    there = {result.claim.id for result in run.claims}
+    assert [c.id for c in CLAIMS if c.id not in there] == line.removeprefix(
+        "<p>Without a test in this run: "
+    ).removesuffix(".</p>").split(", ")
+    everything = tuple(dataclasses.replace(run.claims[0], claim=claim) for claim in CLAIMS)
+    assert claims_left_out(dataclasses.replace(run, claims=everything)) == ""
 
 
 @pytest.mark.parametrize("claim", DEVIATING, ids=lambda claim: claim.id)
