@@ -20,6 +20,7 @@ from montecarlo.spatial_cases import BATCH, ESSENTIAL, LAYERS, SHAPES
 from montecarlo.wrong_laws import (
     group_without_outer_product,
     independent_denominators,
+    infinite_batch,
     rank_by_root,
     samples_on_their_own,
 )
@@ -83,6 +84,13 @@ _LAYERS: tuple[tuple[str, str, Layer, tuple[Control, ...]], ...] = (
                 zoo["BN"],
                 quantity="gradient",
                 law=lambda batch, right: samples_on_their_own(right, batch=batch),
+            ),
+            Control(
+                "infinite batch",
+                "λ = π/(π−1): forgets that the batch is finite",
+                zoo["BN"],
+                quantity="gradient",
+                law=lambda batch, right: infinite_batch(right, batch=batch),
             ),
         ),
     ),

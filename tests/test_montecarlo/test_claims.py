@@ -36,6 +36,7 @@ from montecarlo.verdicts import VERDICTS
 from montecarlo.wrong_laws import (
     group_without_outer_product,
     independent_denominators,
+    infinite_batch,
     samples_on_their_own,
 )
 from theory.errors import SpecificationError
@@ -109,6 +110,8 @@ def test_wrong_laws_leave_one_term_out():
     kappa = (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / np.pi
     ratio = 7 / 5 / (1 - kappa) / 1.7881899766587481
     assert np.allclose(np.exp(samples_on_their_own(np.zeros(3), batch=8)), [ratio**2, ratio, 1.0])
+    ratio = np.pi / (np.pi - 1) / 1.7881899766587481
+    assert np.allclose(np.exp(infinite_batch(np.zeros(3), batch=8)), [ratio**2, ratio, 1.0])
     # E[1/R]^2/E[1/R^2] of five degrees of freedom, by simulation: 1 % is more than 4 s.e.
     rng = np.random.default_rng(0)
     inverse = rng.chisquare(5, size=400_000) ** -0.5
@@ -136,7 +139,9 @@ def test_claims_gather_their_tests_and_controls(run):
     gradient = results["iii.batch-norm"]
     assert {row.quantity for row in gradient.rows} == {"gradient"}
     assert {control.quantity for control in gradient.controls} == {"gradient"}
-    assert "samples on their own" in {control.control for control in gradient.controls}
+    # The last says that the size of the batch matters.
+    named = {control.control for control in gradient.controls}
+    assert {"samples on their own", "infinite batch"} <= named
     assert all(control.effect >= 2.0 for result in results.values() for control in result.controls)
 
 
