@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from montecarlo.case import INPUTS, Case, Control, InputKind
+from montecarlo.claim import Claim
 from montecarlo.claim_cases import LINEAR, PADDED
 from montecarlo.padding_cases import CASES as PADDING_CASES
 from montecarlo.residual_cases import CASES
@@ -36,9 +37,7 @@ from theory.specs.normalizers import (
 from theory.specs.weights import gaussian, weight_norm
 from theory.zoo import zoo
 
-__all__ = [
-    "cases",
-]
+__all__ = ["cases", "wrong_theories"]
 
 FloatArray = NDArray[np.float64]
 
@@ -229,6 +228,20 @@ def cases(kind: str) -> tuple[Case, ...]:
     if inputs in SHAPES:
         return _over_positions(inputs)
     return (*_at_one_position(inputs), *((LINEAR,) if inputs == "synthetic" else ()))
+
+
+def wrong_theories(claim: Claim) -> tuple[tuple[str, Control], ...]:
+    """(case, control): the wrong theories that may show in the quantities which decide a claim.
+
+    A run shows those whose effect on its tests is two margins or more.
+    """
+    known = {case.id: case for kind in INPUTS for case in cases(kind)}
+    return tuple(
+        (name, control)
+        for name in claim.cases
+        for control in known[name].controls
+        if control.quantity is None or control.quantity in claim.quantities
+    )
 
 
 def _over_positions(inputs: InputKind) -> tuple[Case, ...]:

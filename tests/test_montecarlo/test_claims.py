@@ -386,7 +386,14 @@ def test_command_line(capsys):
     with pytest.raises(SystemExit):
         main(["claims", "--only", "iii.batch-norm"])
     (claim,) = (claim for claim in CLAIMS if claim.id == "iii.batch-norm")
-    assert value_text(claim) in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert value_text(claim) in shown
+    assert "decided by: log gradient ratio to 1.00 % / layer" in shown
+    assert "infinite batch (λ = π/(π−1): forgets that the batch is finite)" in shown
+    for known in document["claims"]:
+        assert known["controls"]
+        assert set(known["margins"]) == set(known["quantities"])
+        assert {control["case"] for control in known["controls"]} <= set(known["cases"])
     with pytest.raises(SystemExit) as stop:
         main(["claims", "--only", "iv"])
     assert stop.value.code == 2
