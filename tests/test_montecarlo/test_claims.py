@@ -322,12 +322,17 @@ def test_departures_without_their_cases_say_so(run):
 
 
 def test_the_frontier_is_drawn_from_pairs_of_tests(run):
-    """The picture needs a similarity and a gradient of the same case."""
+    """The picture needs a similarity and a gradient of the same case, beyond the first layer."""
     draw, _ = PICTURES["iii.trade-off"]
-    rows = tuple(row for row in run.rows if row.quantity in ("similarity", "gradient"))
+    first = tuple(row for row in run.rows if row.quantity in ("similarity", "gradient"))
+    rows = tuple(
+        dataclasses.replace(row, layer=2, layers=1) if row.quantity == "gradient" else row
+        for row in first
+    )
     (claim,) = (claim for claim in CLAIMS if claim.id == "iii.trade-off")
     both = ClaimResult(claim=claim, rows=rows, controls=())
     assert draw(run, both).startswith(b"\x89PNG")
+    assert draw(run, dataclasses.replace(both, rows=first)) is None
     one = dataclasses.replace(both, rows=tuple(r for r in rows if r.quantity == "gradient"))
     assert draw(run, one) is None
 
