@@ -18,6 +18,7 @@ from montecarlo.budgets import DEFAULT, LONG, QUICK, Budget, Grid
 from montecarlo.case import INPUTS
 from montecarlo.cases import cases
 from montecarlo.claim import ClaimResult
+from montecarlo.claim_figures import panels_of
 from montecarlo.claim_pictures import PICTURES
 from montecarlo.claims import CLAIMS
 from montecarlo.cli import main
@@ -319,6 +320,22 @@ def test_departures_without_their_cases_say_so(run):
     assert missing == Departure(effect=None, intervention=None)
     shown = departures([dataclasses.replace(result, claim=claim, departure=missing)])
     assert shown.count("not measured in this run") == 2
+
+
+def test_panels_show_every_case_before_a_second_quantity(run):
+    """The four panels of ii.group-size used to be those of the first cases in the run's order."""
+    (claim,) = (claim for claim in CLAIMS if claim.id == "ii.group-size")
+    row = dataclasses.replace(run.rows[0], layer=2, layers=1)
+    rows = tuple(
+        dataclasses.replace(row, case=name, inputs=kind, quantity=quantity)
+        for name, kind in (case.split("/") for case in reversed(claim.cases))
+        for quantity in ("similarity", "gap")
+    )
+    shown = panels_of(ClaimResult(claim=claim, rows=rows, controls=()))
+    assert tuple(f"{row.case}/{row.inputs}" for row in shown) == claim.cases[:4]
+    few = tuple(row for row in rows if row.case == "IN")
+    shown = panels_of(ClaimResult(claim=claim, rows=few, controls=()))
+    assert [row.quantity for row in shown] == ["similarity", "gap"]
 
 
 def test_the_frontier_is_drawn_from_pairs_of_tests(run):
