@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from montecarlo.case import INPUTS, Case, Control, InputKind
+from montecarlo.claim import Claim
 from montecarlo.claim_cases import LINEAR, PADDED
 from montecarlo.padding_cases import CASES as PADDING_CASES
 from montecarlo.residual_cases import CASES
@@ -20,6 +21,7 @@ from montecarlo.spatial_cases import BATCH, ESSENTIAL, LAYERS, SHAPES
 from montecarlo.wrong_laws import (
     group_without_outer_product,
     independent_denominators,
+    infinite_batch,
     rank_by_root,
     samples_on_their_own,
 )
@@ -35,9 +37,7 @@ from theory.specs.normalizers import (
 from theory.specs.weights import gaussian, weight_norm
 from theory.zoo import zoo
 
-__all__ = [
-    "cases",
-]
+__all__ = ["cases", "wrong_theories"]
 
 FloatArray = NDArray[np.float64]
 
@@ -83,6 +83,13 @@ _LAYERS: tuple[tuple[str, str, Layer, tuple[Control, ...]], ...] = (
                 zoo["BN"],
                 quantity="gradient",
                 law=lambda batch, right: samples_on_their_own(right, batch=batch),
+            ),
+            Control(
+                "infinite batch",
+                "λ = π/(π−1): forgets that the batch is finite",
+                zoo["BN"],
+                quantity="gradient",
+                law=lambda batch, right: infinite_batch(right, batch=batch),
             ),
         ),
     ),
@@ -221,6 +228,20 @@ def cases(kind: str) -> tuple[Case, ...]:
     if inputs in SHAPES:
         return _over_positions(inputs)
     return (*_at_one_position(inputs), *((LINEAR,) if inputs == "synthetic" else ()))
+
+
+def wrong_theories(claim: Claim) -> tuple[tuple[str, Control], ...]:
+    """(case, control): the wrong theories that may show in the quantities which decide a claim.
+
+    A run shows those whose effect on its tests is two margins or more.
+    """
+    known = {case.id: case for kind in INPUTS for case in cases(kind)}
+    return tuple(
+        (name, control)
+        for name in claim.cases
+        for control in known[name].controls
+        if control.quantity is None or control.quantity in claim.quantities
+    )
 
 
 def _over_positions(inputs: InputKind) -> tuple[Case, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from montecarlo.margins import QUANTITIES
 from montecarlo.verdicts import Curve, Row
 from montecarlo.verify import Run
 
-__all__ = ["evidence"]
+__all__ = ["evidence", "panels_of"]
 
 _PANELS, _SIZE = 4, 2.9
 _THEORY, _SIMULATION, _WRONG = "#0072B2", "#222222", "#D55E00"
@@ -21,7 +22,7 @@ _THEORY, _SIMULATION, _WRONG = "#0072B2", "#222222", "#D55E00"
 @styled
 def evidence(run: Run, result: ClaimResult) -> bytes:
     """Up to four of the claim's tests, each extrapolated to infinite width, as PNG bytes."""
-    rows = _chosen(result)
+    rows = panels_of(result)
     drawing, panels = row_of(len(rows), size=_SIZE)
     for ax, row in zip(panels, rows, strict=True):
         _extrapolation(ax, run.curves[f"{row.case}/{row.inputs}", row.quantity], row)
@@ -50,14 +51,23 @@ def evidence(run: Run, result: ClaimResult) -> bytes:
     return png(drawing)
 
 
-def _chosen(result: ClaimResult) -> list[Row]:
-    """For every case and quantity the test with the largest number of layers; then a few of them."""
+def panels_of(result: ClaimResult) -> list[Row]:
+    """For every case and quantity the test with the largest number of layers; then a few of them.
+
+    First one of every case, in the claim's order, then a second quantity of each.
+    """
     furthest: dict[tuple[str, str, str], Row] = {}
     for row in result.rows:
         key = (row.case, row.inputs, row.quantity)
         if key not in furthest or row.layers > furthest[key].layers or row.layers == 1:
             furthest[key] = row
-    return list(furthest.values())[:_PANELS]
+    turns = Counter[str]()
+    order: list[tuple[int, int, Row]] = []
+    for row in furthest.values():
+        case = f"{row.case}/{row.inputs}"
+        order.append((turns[case], result.claim.cases.index(case), row))
+        turns[case] += 1
+    return [row for *_, row in sorted(order, key=lambda item: item[:2])][:_PANELS]
 
 
 def _extrapolation(ax: Any, curve: Curve, row: Row) -> None:

@@ -106,9 +106,14 @@ def _name(ax: Any, text: str, x: float, y: float, offset: tuple[int, int]) -> No
 
 
 def _points(rows: Iterable[Row]) -> list[tuple[str, Row, Row]]:
-    """(case, its similarity in the last layer, its gradient over the fewest last layers)."""
+    """(case, its similarity in the last layer, its gradient over the fewest last layers).
+
+    A factor that counts the first layer, which sees the inputs' scale, is not near the line.
+    """
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
+        if row.quantity == "gradient" and row.layer == 1:
+            continue
         mine = found.setdefault(f"{row.case}, {row.inputs}", {})
         if row.quantity not in mine or row.layer > mine[row.quantity].layer:
             mine[row.quantity] = row

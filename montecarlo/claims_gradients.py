@@ -24,9 +24,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="iii.heavy-tail",
-        statement="At G = 4 the squared gradient has a mean, which finite widths approach only as n^(−1/2).",
+        statement="At G = 4 squared gradients have no variance, and yet their mean grows by λ.",
         source=NOTES + "4, heavy tails",
-        exact="finite widths approach λ = (G−2)/(G−3) as n^(−1/2) at G = 4; there",
+        exact="λ = (G−2)/(G−3), extrapolated with a term n^(−1/2) beside 1/n; for G = 4",
         number=lambda: growth(Layer(norm=group_norm(4))),
         cases=("GN(4)/synthetic",),
         quantities=("gradient",),

@@ -161,9 +161,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="ours.means-add-up-batch",
-        statement="With BatchNorm there q − p grows linearly: samples collapse as 1/l, gradients as a power.",
+        statement="Activation before addition, with BN: samples collapse as 1/l, gradients grow as a power.",
         source=NOTES + "5",
-        exact="q_l as with LayerNorm, gradients L^λ_B; λ_B for B = 8",
+        exact="q_l as with LayerNorm, q − p grows linearly, gradients L^λ_B; λ_B for B = 8",
         number=lambda: growth(zoo["BN"], batch=8),
         cases=residual("BN, activation before addition"),
         quantities=("second_moment", "gap", "gradient_total"),
@@ -181,7 +181,7 @@ CLAIMS: tuple[Claim, ...] = (
             paper="Similarities of convolutional networks are those of the theory, which has no positions.",
             why="Zeros beyond the border weaken the activations near it, by the same pattern in every "
             "image.  This frame is a common signal: images grow more alike than the layer alone makes them, "
-            "under BN and SWS, which without a border separate images down to 1/π.  Its gradients grow "
+            "under BN and SWS, which without a border separate images down to about 1/π.  Its gradients grow "
             "more slowly too.  With circular padding, all else kept, the theory without a border holds: zero "
             "padding is the cause.",
             effect=PutInPlace(case=_PADDED[0], control="circular for zero"),

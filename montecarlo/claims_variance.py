@@ -35,7 +35,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="i.linear-positions",
-        statement="So it does with InstanceNorm and Filter Response Norm over positions.",
+        statement="With InstanceNorm, Filter Response Norm or BN over positions it grows linearly too.",
         source=BEFORE,
         exact="q_l = q₀ + l",
         cases=residual(
@@ -91,7 +91,7 @@ CLAIMS: tuple[Claim, ...] = (
         id="i.small-branches",
         statement="A small constant β only delays the exponential; LayerScale delays a power.",
         source="ours, theory notes, section 5",
-        exact="plain: base 1 + β²; BN: q_l = q₀ + β² l",
+        exact="plain: base 1 + β²; BN: q_l = q₀ + β² l; base for β = 0.2",
         number=lambda: 1.04,
         cases=residual("plain, ReZero under way", "BN, LayerScale 0.1"),
         quantities=("second_moment", "growth", "gradient", "gradient_total"),

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from montecarlo.budgets import Budget
+from montecarlo.claims import CLAIMS
 from montecarlo.margins import POWER, QUANTITIES
 from montecarlo.report import command, margins_table
 from montecarlo.verdicts import remarks
@@ -79,7 +80,11 @@ def _short(quantity: str) -> str:
 
 def _print_claims(screen: Console, run: Run) -> None:
     table = Table(
-        title="Claims", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+        title=f"Claims, {len(run.claims)} of {len(CLAIMS)}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     table.add_column("claim", no_wrap=True)
     table.add_column("statement")

@@ -19,6 +19,7 @@ from montecarlo.margins import POWER, QUANTITIES
 from montecarlo.pieces import escape, figure, folded, table
 from montecarlo.report_claims import (
     AGAIN,
+    claims_left_out,
     claims_overview,
     claims_sections,
     controls_table,
@@ -144,7 +145,7 @@ def _page(run: Run) -> str:
 def _claims(run: Run) -> list[str]:
     if not run.claims:
         return []
-    body = ["<h2>Claims</h2>", claims_overview(run)]
+    body = ["<h2>Claims</h2>", claims_overview(run), claims_left_out(run)]
     departed = departures(run.claims)
     if departed:
         body += [

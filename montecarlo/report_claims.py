@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from montecarlo.claim import Claim, ClaimResult
 from montecarlo.claim_figures import evidence
 from montecarlo.claim_pictures import PICTURES
+from montecarlo.claims import CLAIMS
 from montecarlo.controls import ControlRow
 from montecarlo.departure import Measured
 from montecarlo.margins import QUANTITIES
@@ -16,6 +17,7 @@ from montecarlo.verify import Run
 
 __all__ = [
     "again",
+    "claims_left_out",
     "claims_overview",
     "claims_sections",
     "controls_table",
@@ -64,6 +66,15 @@ def claims_overview(run: Run) -> str:
     ]
     header = ("claim", "statement", "theory says", "tests", "verdict", "wrong theories")
     return table(header, rows, words=(0, 5), text=(1, 2, 4), linked=True)
+
+
+def claims_left_out(run: Run) -> str:
+    """The claims of which a run tests nothing, so that what is not there is not taken for confirmed."""
+    there = {result.claim.id for result in run.claims}
+    absent = [claim.id for claim in CLAIMS if claim.id not in there]
+    if not absent:
+        return ""
+    return f"<p>Without a test in this run: {escape(', '.join(absent))}.</p>"
 
 
 def _measured(value: Measured | None) -> tuple[str, str, str, str]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from montecarlo.budgets import BUDGETS, Budget
 from montecarlo.case import Case, Part
 from montecarlo.cases import cases
-from montecarlo.claim import ClaimResult, results_of
+from montecarlo.claim import Claim, ClaimResult, results_of
 from montecarlo.claims import CLAIMS
 from montecarlo.collect import Resources, collect, opened
 from montecarlo.controls import ControlRow, control_row
@@ -49,7 +49,7 @@ from theory.specs.networks import Network
 if TYPE_CHECKING:
     from montecarlo.store import Store
 
-__all__ = ["Run", "affordable", "run", "select", "step_count"]
+__all__ = ["Run", "affordable", "require_tests", "run", "select", "step_count"]
 
 FloatArray = NDArray[np.float64]
 Advance = Callable[[str], None]
@@ -232,6 +232,30 @@ def affordable(chosen: Sequence[Case], budget: Budget) -> tuple[Case, ...]:
             "budget", budget.name, f"one with networks for {names}", f"take --budget {enough}"
         )
     return kept
+
+
+def require_tests(only: Sequence[str], chosen: Sequence[Case], budget: Budget) -> None:
+    """Refuse a budget that tests nothing of a claim that was asked for, and would confirm the rest.
+
+    What other inputs or a skip leave out is the user's choice; the report names it.
+
+    Raises
+    ------
+    SpecificationError
+        Of the chosen cases a larger budget alone tests a claim of ``only``.
+    """
+    for claim in (claim for claim in CLAIMS if claim.id in only):
+        enough = [b.name for b in BUDGETS.values() if _tested(claim, chosen, b)]
+        if enough and not _tested(claim, chosen, budget):
+            raise out_of_domain(
+                "budget", budget.name, f"one that tests {claim.id}", f"take --budget {enough[0]}"
+            )
+
+
+def _tested(claim: Claim, chosen: Sequence[Case], budget: Budget) -> bool:
+    mine = (case for case in chosen if case.id in claim.cases)
+    tests = (test for case in mine for part in case.parts(budget) for test in part.tests)
+    return any(quantity.name in claim.quantities for quantity, _ in tests)
 
 
 def cost(

@@ -22,6 +22,7 @@ from theory.zoo import zoo
 __all__ = [
     "group_without_outer_product",
     "independent_denominators",
+    "infinite_batch",
     "rank_by_root",
     "samples_on_their_own",
 ]
@@ -51,6 +52,12 @@ def samples_on_their_own(right: FloatArray, *, batch: int) -> FloatArray:
     spread = float(ray_gap(1.0 + 1.0 / (batch - 1.0), slopes=(1.0, 0.0)))
     growth = fixed_point(FeedForward(zoo["BN"], depth=1), batch=batch).gradient_growth
     return _faster(right, (batch - 1.0) / ((batch - 3.0) * spread) / growth)
+
+
+def infinite_batch(right: FloatArray, *, batch: int) -> FloatArray:
+    """lambda = pi/(pi-1), the limit of large batches, for lambda_B (theory notes, section 4)."""
+    growth = fixed_point(FeedForward(zoo["BN"], depth=1), batch=batch).gradient_growth
+    return _faster(right, math.pi / (math.pi - 1.0) / growth)
 
 
 def independent_denominators(right: FloatArray, *, group_size: int) -> FloatArray:

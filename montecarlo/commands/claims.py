@@ -24,7 +24,9 @@ def claims(
     from rich.table import Table
     from rich.text import Text
 
+    from montecarlo.cases import wrong_theories
     from montecarlo.claims import CLAIMS
+    from montecarlo.margins import QUANTITIES
     from montecarlo.report_claims import value_text
     from theory.errors import out_of_domain
 
@@ -39,19 +41,32 @@ def claims(
                 name: getattr(claim.deviation, name) for name in ("paper", "why", "change")
             }
             fields = dataclasses.asdict(dataclasses.replace(claim, number=None, deviation=None))
-            known = {"finding": claim.finding, "number": number, "deviation": deviation}
+            known = {
+                "finding": claim.finding,
+                "number": number,
+                "deviation": deviation,
+                "margins": {name: QUANTITIES[name].margin for name in claim.quantities},
+                "controls": [
+                    {"case": case, "control": control.name, "statement": control.statement}
+                    for case, control in wrong_theories(claim)
+                ],
+            }
             documents.append({**fields, **known})
-        write_json({"schema": 1, "kind": "claims", "claims": documents})
+        write_json({"schema": 2, "kind": "claims", "claims": documents})
         return
     out = screen()
     if only is not None:
         (claim,) = chosen
+        decisive = [QUANTITIES[name] for name in claim.quantities]
+        # The same mistake in several cases is said once.
+        wrong = dict.fromkeys(f"{c.name} ({c.statement})" for _, c in wrong_theories(claim))
         for label, text in (
             (claim.id, claim.statement),
             ("theory", value_text(claim)),
             ("source", claim.source),
             ("cases", "; ".join(claim.cases)),
-            ("decided by", ", ".join(claim.quantities)),
+            ("decided by", ", ".join(f"{q.label} to {q.show(q.margin)}" for q in decisive)),
+            ("wrong theories", "; ".join(wrong)),
             ("again", f"normcompass verify --only {claim.id}"),
         ):
             out.print(Text(f"{label}: {text}"))

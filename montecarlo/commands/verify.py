@@ -90,6 +90,7 @@ def verify(
     tables = screen()
     spent = BUDGETS["quick" if quick else budget.value]
     wanted, chosen = chosen, verification.affordable(chosen, spent)
+    verification.require_tests(only or (), wanted, spent)
     console.print_margins(tables, spent)
     total = verification.step_count(chosen, budget=spent, controls=controls)
     least, most = verification.cost(chosen, budget=spent, seed=seed, workers=workers)

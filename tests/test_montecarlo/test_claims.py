@@ -14,24 +14,33 @@ from jsonschema import Draft202012Validator
 from matplotlib import image as plt_image
 
 from montecarlo import report, verify
-from montecarlo.budgets import DEFAULT, LONG, Budget, Grid
+from montecarlo.budgets import DEFAULT, LONG, QUICK, Budget, Grid
 from montecarlo.case import INPUTS
 from montecarlo.cases import cases
 from montecarlo.claim import ClaimResult
+from montecarlo.claim_figures import panels_of
 from montecarlo.claim_pictures import PICTURES
 from montecarlo.claims import CLAIMS
 from montecarlo.cli import main
 from montecarlo.departure import Departure, PutInPlace, departure
 from montecarlo.margins import QUANTITIES
 from montecarlo.predictions import theory_of
-from montecarlo.report_claims import claims_overview, claims_sections, departures, value_text
+from montecarlo.report_claims import (
+    claims_left_out,
+    claims_overview,
+    claims_sections,
+    departures,
+    value_text,
+)
 from montecarlo.report_files import SCHEMA, junit_text
 from montecarlo.verdicts import VERDICTS
 from montecarlo.wrong_laws import (
     group_without_outer_product,
     independent_denominators,
+    infinite_batch,
     samples_on_their_own,
 )
+from theory.errors import SpecificationError
 from theory.frontiers import frontier
 
 EVERYTHING = {case.id: case for kind in INPUTS for case in cases(kind)}
@@ -102,6 +111,8 @@ def test_wrong_laws_leave_one_term_out():
     kappa = (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / np.pi
     ratio = 7 / 5 / (1 - kappa) / 1.7881899766587481
     assert np.allclose(np.exp(samples_on_their_own(np.zeros(3), batch=8)), [ratio**2, ratio, 1.0])
+    ratio = np.pi / (np.pi - 1) / 1.7881899766587481
+    assert np.allclose(np.exp(infinite_batch(np.zeros(3), batch=8)), [ratio**2, ratio, 1.0])
     # E[1/R]^2/E[1/R^2] of five degrees of freedom, by simulation: 1 % is more than 4 s.e.
     rng = np.random.default_rng(0)
     inverse = rng.chisquare(5, size=400_000) ** -0.5
@@ -129,7 +140,9 @@ def test_claims_gather_their_tests_and_controls(run):
     gradient = results["iii.batch-norm"]
     assert {row.quantity for row in gradient.rows} == {"gradient"}
     assert {control.quantity for control in gradient.controls} == {"gradient"}
-    assert "samples on their own" in {control.control for control in gradient.controls}
+    # The last says that the size of the batch matters.
+    named = {control.control for control in gradient.controls}
+    assert {"samples on their own", "infinite batch"} <= named
     assert all(control.effect >= 2.0 for result in results.values() for control in result.controls)
 
 
@@ -231,6 +244,32 @@ def test_every_claim_says_how_to_test_it_again(index):
     assert "A claim run alone has fewer tests" in page
 
 
+def test_a_claim_asked_for_is_tested_or_refused():
+    """No budget that tests nothing of a claim can end with "all confirmed" of it."""
+    for claim in CLAIMS:
+        verify.require_tests([claim.id], verify.select("all", only=[claim.id]), LONG)
+    chosen = verify.select("all", only=["iii.heavy-tail"])
+    assert verify.affordable(chosen, QUICK) == chosen
+    with pytest.raises(SpecificationError, match=r"budget = 'quick'.*take --budget default"):
+        verify.require_tests(["iii.heavy-tail"], chosen, QUICK)
+    names = ["iii.heavy-tail", "BN"]
+    verify.require_tests(names, verify.select("digits", only=names), DEFAULT)
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", "--quick", "--only", "iii.heavy-tail"])
+    assert stop.value.code == 2
+
+
+def test_claims_that_a_run_leaves_out_are_named(run, index):
+    page = index.read_text(encoding="utf-8")
+    (line,) = (line for line in page.splitlines() if line.startswith("<p>Without a test"))
+    there = {result.claim.id for result in run.claims}
+    assert [c.id for c in CLAIMS if c.id not in there] == line.removeprefix(
+        "<p>Without a test in this run: "
+    ).removesuffix(".</p>").split(", ")
+    everything = tuple(dataclasses.replace(run.claims[0], claim=claim) for claim in CLAIMS)
+    assert claims_left_out(dataclasses.replace(run, claims=everything)) == ""
+
+
 @pytest.mark.parametrize("claim", DEVIATING, ids=lambda claim: claim.id)
 def test_a_deviation_names_what_a_run_has(claim):
     """Its cases are chosen with the claim, its controls exist, and an intervention is another case."""
@@ -282,13 +321,34 @@ def test_departures_without_their_cases_say_so(run):
     assert shown.count("not measured in this run") == 2
 
 
+def test_panels_show_every_case_before_a_second_quantity(run):
+    """The four panels of ii.group-size used to be those of the first cases in the run's order."""
+    (claim,) = (claim for claim in CLAIMS if claim.id == "ii.group-size")
+    row = dataclasses.replace(run.rows[0], layer=2, layers=1)
+    rows = tuple(
+        dataclasses.replace(row, case=name, inputs=kind, quantity=quantity)
+        for name, kind in (case.split("/") for case in reversed(claim.cases))
+        for quantity in ("similarity", "gap")
+    )
+    shown = panels_of(ClaimResult(claim=claim, rows=rows, controls=()))
+    assert tuple(f"{row.case}/{row.inputs}" for row in shown) == claim.cases[:4]
+    few = tuple(row for row in rows if row.case == "IN")
+    shown = panels_of(ClaimResult(claim=claim, rows=few, controls=()))
+    assert [row.quantity for row in shown] == ["similarity", "gap"]
+
+
 def test_the_frontier_is_drawn_from_pairs_of_tests(run):
-    """The picture needs a similarity and a gradient of the same case."""
+    """The picture needs a similarity and a gradient of the same case, beyond the first layer."""
     draw, _ = PICTURES["iii.trade-off"]
-    rows = tuple(row for row in run.rows if row.quantity in ("similarity", "gradient"))
+    first = tuple(row for row in run.rows if row.quantity in ("similarity", "gradient"))
+    rows = tuple(
+        dataclasses.replace(row, layer=2, layers=1) if row.quantity == "gradient" else row
+        for row in first
+    )
     (claim,) = (claim for claim in CLAIMS if claim.id == "iii.trade-off")
     both = ClaimResult(claim=claim, rows=rows, controls=())
     assert draw(run, both).startswith(b"\x89PNG")
+    assert draw(run, dataclasses.replace(both, rows=first)) is None
     one = dataclasses.replace(both, rows=tuple(r for r in rows if r.quantity == "gradient"))
     assert draw(run, one) is None
 
@@ -347,7 +407,14 @@ def test_command_line(capsys):
     with pytest.raises(SystemExit):
         main(["claims", "--only", "iii.batch-norm"])
     (claim,) = (claim for claim in CLAIMS if claim.id == "iii.batch-norm")
-    assert value_text(claim) in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert value_text(claim) in shown
+    assert "decided by: log gradient ratio to 1.00 % / layer" in shown
+    assert "infinite batch (λ = π/(π−1): forgets that the batch is finite)" in shown
+    for known in document["claims"]:
+        assert known["controls"]
+        assert set(known["margins"]) == set(known["quantities"])
+        assert {control["case"] for control in known["controls"]} <= set(known["cases"])
     with pytest.raises(SystemExit) as stop:
         main(["claims", "--only", "iv"])
     assert stop.value.code == 2
