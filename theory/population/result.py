@@ -275,13 +275,13 @@ def _averages(records: list[Record]) -> Averages | None:
 
 
 def relative_error(error: FloatArray, size: FloatArray, populations: int) -> FloatArray:
-    """r + P r^2, r the relative standard error: r^2 P is a population's own relative variance.
+    """r + P r^2/2, r the relative standard error: P r^2 is a population's own relative variance.
 
-    What averages over finitely many channels do to nonlinear maps of them is a bias of that order,
+    Nonlinear maps of averages over M channels are biased by half their curvature times that variance,
     O(1/M), which a standard error over populations does not see.
     """
     relative = np.divide(error, size, out=np.zeros_like(error), where=size > 0.0)
-    return relative * (1.0 + populations * relative)
+    return relative * (1.0 + 0.5 * populations * relative)
 
 
 def averaged(values: Any) -> tuple[FloatArray, FloatArray]:
