@@ -26,7 +26,7 @@ FloatArray = NDArray[np.float64]
 # Activations followed at a time: arrays stay in the processor's cache, tapes in memory.
 _TOGETHER = 120_000
 # Activations of one population at 1,000 blocks, and how many times that at few.
-_ACTIVATIONS, _REACH = 6144, 32.0
+_ACTIVATIONS, _REACH = 6144, 28.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +194,7 @@ def default_channels(
 ) -> int:
     """About 6,000 activations per population, (1000/blocks)^(3/2) times that where blocks are fewer.
 
-    At most 32 times, shared by the maps of a block (with gradients each counts as four): 100 blocks take
+    At most 28 times, shared by the maps of a block (with gradients each counts as four): 100 blocks take
     seconds, and 1,000 no more.  The result is a multiple of two of every group, times ``refine``.
     """
     group, blocks, maps = 2, 0, 0
