@@ -10,8 +10,10 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from theory.errors import HypothesisError
+from theory.population.contrasts import controlled_gaps
 from theory.population.known import Known, known
 from theory.population.result import PopulationResult, population
 from theory.population.spheres import SPHERE_WALK, sphere_law, sphere_refusal, sphere_states
@@ -25,9 +27,11 @@ from theory.states.exchangeable import Exchangeable
 
 __all__ = ["POPULATIONS", "SEED", "predict_population"]
 
+FloatArray = NDArray[np.float64]
+
 SEED = 0
 SAMPLED = "sampled sphere walk"
-POPULATIONS = 8
+POPULATIONS = 16
 
 
 def predict_population(
@@ -74,10 +78,15 @@ def predict_population(
     except HypothesisError as error:
         raise HypothesisError(f"{departure}: {error}") from error
     assert found.preactivation is not None
-    stream, pre = found.stream.observables(inputs.batch), found.preactivation
+    stream = found.stream.observables(inputs.batch)
+    observed = found.preactivation.observables(inputs.batch)
+    gaps = controlled_gaps(network, inputs, exact, found)
+    if gaps is not None:
+        stream = _with_gaps(stream, gaps.stream, gaps.stream_error, inputs.batch)
+        observed = _with_gaps(observed, gaps.preactivation, gaps.preactivation_error, inputs.batch)
     stream = _with_moments(stream, exact, inputs.batch)
     signal = _gradients(found, exact, depth=len(stream.gap)) if backward else (None,) * 4
-    for values in (*stream, *(observed := pre.observables(inputs.batch))):
+    for values in (*stream, *observed):
         values.flags.writeable = False
     return Prediction(
         network=network,
@@ -151,11 +160,19 @@ def _with_moments(stream: Observables, exact: Known, batch: float) -> Observable
             log_second_moment=exact.log_second_moment, second_moment_error=error
         )
     if exact.gap is not None:
-        error = np.full(len(stream.gap), exact.error)
-        stream = stream._replace(gap=exact.gap, similarity=1.0 - exact.gap, gap_error=error)
+        stream = stream._replace(gap=exact.gap, gap_error=np.full(len(stream.gap), exact.error))
+    return _with_gaps(stream, stream.gap, stream.gap_error, batch)
+
+
+def _with_gaps(
+    found: Observables, gap: FloatArray, gap_error: FloatArray, batch: float
+) -> Observables:
+    """The observables with these gaps, and what follows from them."""
     with np.errstate(divide="ignore"):
-        log_variance = stream.log_second_moment + np.log(stream.gap * (1.0 - 1.0 / batch))
-    return stream._replace(log_variance=log_variance)
+        log_variance = found.log_second_moment + np.log(gap * (1.0 - 1.0 / batch))
+    return found._replace(
+        log_variance=log_variance, similarity=1.0 - gap, gap=gap, gap_error=gap_error
+    )
 
 
 def _gradients(found: PopulationResult, exact: Known, *, depth: int) -> Any:

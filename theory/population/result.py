@@ -13,18 +13,20 @@ from scipy import special
 
 from theory.errors import HypothesisError, out_of_domain
 from theory.population.propagate import Record, Start, follow
-from theory.program import NormAct, Operation, lower
+from theory.program import Linear, NormAct, Observe, Operation, lower
 from theory.specs.inputs import ExchangeableInputs
 from theory.specs.networks import Network
 from theory.states.base import Observables
 from theory.states.population import Modes
 
-__all__ = ["Averages", "PopulationResult", "averaged", "population", "propagate"]
+__all__ = ["Averages", "PopulationResult", "averaged", "population", "propagate", "relative_error"]
 
 FloatArray = NDArray[np.float64]
 
 # Activations followed at a time: arrays stay in the processor's cache, tapes in memory.
 _TOGETHER = 120_000
+# Activations of one population at 1,000 blocks, and how many times that at few.
+_ACTIVATIONS, _REACH = 6144, 28.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,8 @@ class Averages:
     ``log_second_moment`` is log E[x^2] (of a gradient: per sample and channel), ``gap`` one minus the
     mean cosine over pairs, ``mean`` E[x] relative to the root of E[x^2].  Errors are standard errors,
     stretched as Student's t asks at three of them: relative for ``second_moment_error`` and
-    ``gap_error``, of ``mean`` itself for ``mean_error``.
+    ``gap_error`` (with what finitely many channels may bias, see ``relative_error``), of ``mean``
+    itself for ``mean_error``.  ``gaps`` are the populations' own, shape (layers, P).
     """
 
     log_second_moment: FloatArray
@@ -43,6 +46,7 @@ class Averages:
     gap_error: FloatArray
     mean: FloatArray
     mean_error: FloatArray
+    gaps: FloatArray
 
     @property
     def second_moment(self) -> FloatArray:
@@ -94,7 +98,7 @@ def population(
     inputs: ExchangeableInputs,
     *,
     channels: int | None = None,
-    populations: int = 8,
+    populations: int = 16,
     seed: int = 0,
     backward: bool = True,
     refine: int = 1,
@@ -131,7 +135,7 @@ def population(
         _samples(operations, inputs.batch), inputs.second_moment, inputs.gap, inputs.feature_mean
     )
     if channels is None:
-        channels = default_channels(operations, start.batch, refine=refine)
+        channels = default_channels(operations, start.batch, backward=backward, refine=refine)
     return propagate(
         operations,
         start,
@@ -148,13 +152,13 @@ def propagate(
     start: Start,
     *,
     channels: int | None = None,
-    populations: int = 8,
+    populations: int = 16,
     seed: int = 0,
     backward: bool = True,
     batch: float | None = None,
 ) -> PopulationResult:
     """The same for a list of operations; ``batch`` (default: the start's) is what observables say."""
-    size = channels if channels is not None else default_channels(operations, start.batch)
+    size = channels or default_channels(operations, start.batch, backward=backward)
     together = max(1, populations // min(8, max(2, _TOGETHER // (size * start.batch))))
     groups = [populations // together + (k < populations % together) for k in range(together)]
     found = [
@@ -185,16 +189,23 @@ def propagate(
     )
 
 
-def default_channels(operations: tuple[Operation, ...], batch: int, *, refine: int = 1) -> int:
-    """About 12,000 activations per population (times ``refine``), a multiple of two of every group.
+def default_channels(
+    operations: tuple[Operation, ...], batch: int, *, backward: bool, refine: int = 1
+) -> int:
+    """About 6,000 activations per population, (1000/blocks)^(3/2) times that where blocks are fewer.
 
-    1,000 blocks take seconds.
+    At most 28 times, shared by the maps of a block (with gradients each counts as four): 100 blocks take
+    seconds, and 1,000 no more.  The result is a multiple of two of every group, times ``refine``.
     """
-    group = 2
-    for op in set(operations):
+    group, blocks, maps = 2, 0, 0
+    for op in operations:
+        blocks += isinstance(op, Observe) and op.what != "preactivation"
+        maps += isinstance(op, Linear)
         if isinstance(op, NormAct) and op.norm is not None and op.norm.pool.channels != math.inf:
             group = math.lcm(group, 2 * int(op.norm.pool.channels))
-    wanted = refine * max(512, 12288 // batch)
+    per_block = max(maps / max(blocks, 1), 1.0) * (4.0 if backward else 1.0)
+    reach = min(max(1000.0 / max(blocks, 1), 1.0) ** 1.5, max(_REACH / per_block, 1.0))
+    wanted = refine * max(256, round(reach * _ACTIVATIONS / batch))
     return -(-wanted // group) * group
 
 
@@ -243,7 +254,7 @@ def _averages(records: list[Record]) -> Averages | None:
         return None
     second = np.array([r.modes.second_moment for r in records])
     contrast = np.array([r.modes.contrast for r in records])
-    exponent = np.array([r.exponent for r in records])
+    exponent, count = np.array([r.exponent for r in records]), second.shape[1]
     q, q_error = averaged(second)
     # A ratio of averages, with the error of its linearization: populations are not many.
     centre = contrast.mean(axis=1) / np.where(q > 0.0, q, 1.0)
@@ -254,16 +265,23 @@ def _averages(records: list[Record]) -> Averages | None:
         log_q = np.log(q) + exponent * math.log(4.0)
     return Averages(
         log_q,
-        _relative(q_error, q),
+        relative_error(q_error, q, count),
         centre,
-        _relative(gap_error, centre * q),
+        relative_error(gap_error, centre * q, count),
         mean / root,
         mean_error / root,
+        np.array([r.modes.gap for r in records]),
     )
 
 
-def _relative(error: FloatArray, size: FloatArray) -> FloatArray:
-    return np.divide(error, size, out=np.zeros_like(error), where=size > 0.0)
+def relative_error(error: FloatArray, size: FloatArray, populations: int) -> FloatArray:
+    """r + P r^2/2, r the relative standard error: P r^2 is a population's own relative variance.
+
+    Nonlinear maps of averages over M channels are biased by half their curvature times that variance,
+    O(1/M), which a standard error over populations does not see.
+    """
+    relative = np.divide(error, size, out=np.zeros_like(error), where=size > 0.0)
+    return relative * (1.0 + 0.5 * populations * relative)
 
 
 def averaged(values: Any) -> tuple[FloatArray, FloatArray]:

@@ -33,6 +33,7 @@ __all__ = [
     "REFLECTED_WALK",
     "WALK_DENSITY",
     "branch_gradient",
+    "branch_operations",
     "nf_scales",
     "scaled",
     "scaled_refusal",
@@ -156,7 +157,7 @@ def scaled_refusal(network: Network) -> str | None:
 
 def scaled(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> ScaledWalkLaw:
     """log E[x^2] of a channel and log E[g^2] along it, without a normalizer."""
-    start, ops = _start(network, inputs), _branch_ops(network)
+    start, ops = _start(network, inputs), branch_operations(network)
     skip, branch = network.factors
     size = math.sqrt(start.second_moment)
 
@@ -190,7 +191,7 @@ def nf_scales(network: Residual, inputs: ExchangeableInputs) -> tuple[float, ...
     if refusal is not None:
         raise HypothesisError(f"no scale is predicted: {refusal}; choose another order")
     start, state = _start(network, inputs), Exchangeable(2, 1.0, 0.0)
-    for op in _branch_ops(dataclasses.replace(network, scales=())):
+    for op in branch_operations(dataclasses.replace(network, scales=())):
         state = bind_push(op, state)[0](state)
     skip, branch = network.factors
     law = walk_law(
@@ -219,7 +220,7 @@ def branch_gradient(network: Residual) -> float:
     """c: what a branch returns of squared gradients, times the second moment that it sees."""
     state = Exchangeable(2, 1.0, 1.0)
     passed = []
-    for op in _branch_ops(network):
+    for op in branch_operations(network):
         passed.append((op, state))
         state = bind_push(op, state)[0](state)
     gradient = Gradient((1.0, 0.0), 0, 0.0)
@@ -228,7 +229,8 @@ def branch_gradient(network: Residual) -> float:
     return math.ldexp(gradient.value[0], 2 * gradient.exponent)
 
 
-def _branch_ops(network: Residual) -> list[Linear | NormAct]:
+def branch_operations(network: Residual) -> list[Linear | NormAct]:
+    """The operations between Fork and Merge of the first block."""
     ops = lower(network)
     fork = next(k for k, op in enumerate(ops) if isinstance(op, Fork))
     merge = next(k for k, op in enumerate(ops) if isinstance(op, Merge))
