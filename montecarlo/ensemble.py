@@ -21,7 +21,7 @@ from montecarlo.results import Simulation
 from montecarlo.sampling import require_finite_batch
 from theory.errors import RegimeWarning, out_of_domain
 from theory.specs import serialize
-from theory.specs._check import flag, integer, member
+from theory.specs._check import LARGEST, flag, integer, member
 from theory.specs.compatibility import check
 from theory.specs.grids import channels_of, layers_on
 from theory.specs.images import ImageInputs
@@ -165,7 +165,7 @@ def plan(
 ) -> tuple[Experiment, str]:
     """Check the arguments of one simulation and choose its method: (experiment, reason)."""
     check(network, inputs)
-    width = integer("width", width, low=1, remedy="count the channels, 1024 say")
+    width = integer("width", width, low=1, high=LARGEST, remedy="count the channels, 1024 say")
     seed = integer("seed", seed, low=0, remedy="pass an integer")
     flag("backward", backward)
     member("dtype", dtype, DTYPES)

@@ -193,8 +193,10 @@ def extrapolate(
         Too few widths, a layer that is not there, a rank at most 2.
     """
     domain, remedy = "simulations of several widths", "pass a list of what simulate() returned"
-    instance("simulations", simulations, Iterable, domain, remedy)
-    sims = list(simulations)
+    try:
+        sims = list(simulations)
+    except TypeError:
+        raise out_of_domain("simulations", simulations, domain, remedy) from None
     for sim in sims:
         instance("simulations", sim, Simulation, domain, remedy)
     flag("curved", curved)

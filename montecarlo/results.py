@@ -32,8 +32,9 @@ class Estimate:
     Parameters
     ----------
     mean, sem
-        One value per layer.  ``sem`` is infinite with a single network; it means nothing where the
-        quantity has no variance (theory notes, section 4, "Heavy tails").
+        One value per layer.  ``sem`` is infinite with a single network and where the mean is; it
+        means nothing where the quantity has no variance (theory notes, section 4, "Heavy tails").
+        Both are NaN where a network's value is, which ``simulate`` warns of.
     n
         Number of independent networks.
     """
@@ -57,12 +58,13 @@ class Estimate:
                 "pass at least one row",
             )
         n = len(samples)
-        # Networks that died have log = -inf: their mean is -inf, its error NaN.
+        # Networks that died have log = -inf: their mean is -inf, and nothing is known of its error.
         with np.errstate(invalid="ignore"):
             mean = samples.mean(axis=0)
             if n == 1:
                 return cls(mean, np.full(mean.shape, math.inf), n)
-            return cls(mean, samples.std(axis=0, ddof=1) / math.sqrt(n), n)
+            sem = samples.std(axis=0, ddof=1) / math.sqrt(n)
+        return cls(mean, np.where(np.isinf(mean), math.inf, sem), n)
 
 
 @dataclass(frozen=True)

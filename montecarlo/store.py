@@ -273,9 +273,10 @@ class Store:
             if len(found) == 1:
                 return self._run(found[0])
         count = f"{len(found)} runs" if found else "No run"
+        shown = prefix if len(prefix) <= 64 else f"{prefix[:61]}..."
         choice = ", ".join(key[:12] for key in (found or keys)[:8]) or "none, it is empty"
         raise StoreError(
-            f"{count} in {self._name} with an id that begins with {prefix!r}; choose from: {choice}."
+            f"{count} in {self._name} with an id that begins with {shown!r}; choose from: {choice}."
         )
 
     def _keys(self) -> list[str]:

@@ -78,6 +78,28 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "symbol is a dict": (lambda: FORMULA.at(c={}), "c = "),
     "symbol is NaN": (lambda: FORMULA.at(c=float("nan")), "c = "),
     "digits are text": (lambda: FORMULA.value(digits="ab", c=0.5), "digits"),
+    "mean beyond its square": (lambda: th.exchangeable(batch=3, gap=0.5, feature_mean=1e300), "feature_mean"),
+    "mean beyond its square, over positions": (
+        lambda: th.exchangeable(batch=3, gap=0.5, positions=4, position_correlation=0.5, feature_mean=1e300),
+        "feature_mean",
+    ),
+    "images of uneven rows": (lambda: th.exchangeable_from_data([[1.0, 2.0], [3.0]]), "features"),
+    "eps beyond the map's range": (
+        lambda: th.fixed_point(th.FeedForward(th.Layer(norm=th.rms_norm(eps=1e300)), depth=2)), "outside the range"
+    ),
+    "a fixed point of infinite moment": (
+        lambda: th.fixed_point(th.FeedForward(th.Layer(weights=th.gaussian(weight_variance=1e300)), depth=2)),
+        "weight_variance",
+    ),
+    "width beyond exact floats": (lambda: mc.simulate(NET, BATCH, width=10**400, replicates=1), "width"),
+    "simulations of no dimension": (
+        lambda: mc.extrapolate(np.array(0.5), observable="gap", layer=1), "simulations"
+    ),
+    "points of nothing": (lambda: th.PredictionSet({"a": PREDICTION}).plot(simulations={"a": None}), "simulations"),
+    "a profile of NaN examples": (lambda: th.testing.Profile("a", 1, float("nan"), 1.0), "per_name"),
+    "groups whose factorials take minutes": (
+        lambda: th.symbolic.similarity_map(th.Layer(norm=th.group_norm(10**6))), "norm"
+    ),
     "no such formula": (lambda: th.symbolic.derivation(3), "name"),
 }  # fmt: skip
 
@@ -88,6 +110,24 @@ def test_refused_in_a_sentence(name: str) -> None:
     with pytest.raises(NormcompassError, match=word) as caught:
         call()
     assert 30 < len(str(caught.value)) < 1500
+
+
+def test_networks_that_died_have_an_infinite_error() -> None:
+    found = mc.Estimate.of(np.array([[-np.inf, 1.0], [0.0, 2.0]]))
+    assert found.mean.tolist() == [-np.inf, 1.5]
+    assert found.sem.tolist() == [np.inf, 0.5]
+
+
+def test_a_long_id_is_shortened(tmp_path: Path) -> None:
+    with mc.Store(tmp_path / "runs.db") as store, pytest.raises(th.StoreError) as caught:
+        store.find("x" * 2000)
+    assert len(str(caught.value)) < 300
+
+
+def test_sides_may_be_numbers_of_numpy() -> None:
+    side = np.int64(4)
+    inputs = th.exchangeable(batch=3, gap=0.5, positions=(side, side), position_correlation=0.5)
+    assert inputs == th.exchangeable(batch=3, gap=0.5, positions=(4, 4), position_correlation=0.5)
 
 
 # Whatever these networks are on, no NaN and no error of NumPy: numbers, or a sentence.

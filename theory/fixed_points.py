@@ -10,7 +10,7 @@ import numpy as np
 
 from theory.errors import out_of_domain
 from theory.evidence import MARGINAL, FixedPoint, assumed_batch, stability
-from theory.numerics import within_range
+from theory.numerics import out_of_range, within_range
 from theory.operators import bind_pull, bind_push
 from theory.program import Linear, NormAct
 from theory.regimes import Regime, regime
@@ -182,7 +182,7 @@ class _LayerMap:
 
     def _apply(self, q: float, gap: float) -> tuple[Exchangeable, Exchangeable]:
         post = self._push(Exchangeable(self.batch, q, gap))
-        return post, self._push_linear(post)
+        return post, self._push_linear(post).unscaled()
 
     def step(self, gap: float) -> tuple[float, float]:
         """(gap', stated relative error) at q*."""
@@ -197,7 +197,7 @@ class _LayerMap:
         if bare and activation.ray_slopes is not None and activation.shift == 0.0:
             if self.coupled:
                 # Centering changes q through the gap, which is the same from the next layer on.
-                start = self._apply(start.second_moment, layer_gap)[1].unscaled()
+                start = self._apply(start.second_moment, layer_gap)[1]
                 layer_gap = start.gap
             ratio = self._apply(1.0, layer_gap)[1].second_moment
             if abs(ratio - 1.0) > 1e-12:
@@ -224,8 +224,13 @@ class _LayerMap:
 
         def excess(log_q: float) -> float:
             value = math.exp(log_q)
-            return math.log(self._apply(value, gap)[1].second_moment / value)
+            following = self._apply(value, gap)[1].second_moment
+            if not (following > 0.0 and value > 0.0):
+                raise out_of_range("the second moment underflows")
+            return math.log(following / value)
 
+        if not q > 0.0:
+            raise out_of_range("the second moment underflows")
         centre = math.log(q)
         here = excess(centre)
         towards = math.copysign(1.0, here)
@@ -351,7 +356,7 @@ class _LayerMap:
         else:
             variance = self.linear.weights.weight_variance
             _, factor = pull(state, Gradient((variance, variance), 0, 0.0)).value
-        return float(factor * self.q / pre.second_moment / 4.0**pre.exponent)
+        return float(factor * self.q / pre.second_moment)
 
     def _growth(self, state: Exchangeable, gap: float) -> float:
         """Spectral radius of (Pi_aa, Pi_ab) -> (Pi'_aa, Pi'_ab) over one layer."""

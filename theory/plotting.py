@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.errors import out_of_domain
 from theory.specs._check import instance, member
 
 if TYPE_CHECKING:
@@ -304,6 +305,11 @@ def plot_predictions(
     instance("observables", observables, list | tuple, domain, 'pass ["similarity"], say')
     if simulations is not None:
         instance("simulations", simulations, Mapping, "simulations by label", 'pass {"BN": sim}')
+        for simulation in simulations.values():
+            if not isinstance(getattr(simulation, "samples", None), Mapping):
+                raise out_of_domain(
+                    "simulations", simulation, "simulations by label", "use simulate"
+                )
     for observable in observables:
         _axis_label(observable)
     columns = min(2, len(observables))

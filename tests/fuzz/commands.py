@@ -147,6 +147,8 @@ def _execute(
     def prepare() -> None:
         as_anybody()
         os.setsid()
+        # Behind nohup or a shell's & it would be ignored, and inherited as such.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         if mode == "small files":
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
@@ -186,6 +188,8 @@ def _complaint(words: list[str], status: int | str, errors: str, mode: str) -> s
     ours = any(f"/{name}/" in errors for name in ("montecarlo", "theory"))
     if mode == "Ctrl-C" and status == -signal.SIGINT and not ours:
         return None  # in Python's own start, before the program's first line
+    if mode == "Ctrl-C" and status == -signal.SIGINT and "Interrupted: " in errors:
+        status = 130  # ended by the signal itself, after its sentence: every shell calls that 130
     if status not in (0, 1, 2, 3, 130):
         return f"exit status {status}: {last}"
     if "Traceback" in errors or "Exception ignored" in errors:

@@ -17,9 +17,11 @@ from theory.errors import NormcompassError, RegimeWarning
 
 __all__ = ["complaint_about_error", "complaint_about_result", "documented"]
 
-# Where a NaN is the answer, by its documentation: no positions, no derived constant.
+# Arguments that a sentence may call by another name.
 _SYNONYMS = {"store": "path", "start": "correlation", "shape": "positions"}
-_MAY_BE_NAN = {"position_correlation", "coefficient"}
+
+# Where a NaN is the answer, by its documentation: no positions, no derived constant, no spare widths.
+_MAY_BE_NAN = {"position_correlation", "coefficient", "lack_of_fit"}
 _OBSERVED = (
     *th.OBSERVABLES,
     "branch_gradient_norm",

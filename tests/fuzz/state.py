@@ -18,6 +18,17 @@ from threadpoolctl import ThreadpoolController
 
 __all__ = ["snapshot"]
 
+# Kept for the next call, by design of their libraries: loky's workers, Dask's event loop (which a
+# client of our own leaves behind where its address could not be reached).
+_KEPT = (
+    "ExecutorManagerThread",
+    "QueueFeederThread",
+    "QueueManagerThread",
+    "IO loop",
+    "Dask-",
+    "Profile",
+)
+
 _CONTROLLER: list[ThreadpoolController] = []
 
 
@@ -45,6 +56,8 @@ def snapshot() -> dict[str, Any]:
         "recursion limit": sys.getrecursionlimit(),
         "integer digits": sys.get_int_max_str_digits(),
         "log handlers": list(logging.getLogger().handlers),
-        "threads": threading.active_count(),
+        "threads": sorted(
+            thread.name for thread in threading.enumerate() if not thread.name.startswith(_KEPT)
+        ),
         "hooks": (sys.excepthook, sys.displayhook, sys.stdout, sys.stderr),
     }

@@ -20,6 +20,7 @@ import montecarlo as mc
 import theory as th
 import theory.symbolic as symbolic
 import theory.testing as testing
+from montecarlo.experiment import Experiment
 
 __all__ = ["EXEMPT", "Target", "enumerate_targets"]
 
@@ -34,6 +35,8 @@ class Target:
     call: Callable[..., Any]
     arguments: Arguments
     weight: float = 1.0
+    seconds: int = 20
+    """Processor time in which a call has to be done."""
 
 
 NET = th.FeedForward(th.Layer(norm=th.group_norm(4)), depth=2)
@@ -43,6 +46,9 @@ ROW = np.array([[1.0, 2.0, 3.0], [2.0, -1.0, 0.5]])
 IMAGES = np.arange(24.0).reshape(2, 1, 3, 4)
 POOL = th.Pool(samples=True, positions=False, channels=2)
 QUICK = testing.Profile("fuzz", examples=1, per_name=1, seconds=0.05)
+EXPERIMENT = Experiment(
+    network=NET, inputs=BATCH, width=8, seed=1, dtype="float64", method="direct"
+)
 LIMITS = {"memory_limit": 2**30, "workers": 1}
 
 PREDICTION = cache(lambda: th.predict(NET, BATCH))
@@ -70,11 +76,18 @@ def with_store(name: str) -> Callable[..., Any]:
     def call(store: Any, **arguments: Any) -> Any:
         with mc.Store(store) as opened:
             for role in ("experiment", "run"):
-                if role in arguments and arguments[role] is None and opened.runs():
-                    arguments[role] = opened.runs()[0]
+                if role in arguments and arguments[role] is None:
+                    # A new store has no run: then one that it does not hold.
+                    arguments[role] = (opened.runs() or [EXPERIMENT])[0]
             return getattr(opened, name)(**arguments)
 
     return call
+
+
+def _estimate(samples: Any) -> Any:
+    """Of samples with NaN the estimate is NaN, by its documentation: nothing to judge."""
+    found = mc.Estimate.of(samples)
+    return None if np.isnan(samples).any() else found
 
 
 def _opened_and_closed(path: Any) -> None:
@@ -276,6 +289,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "theory.Pool.size": POOL.size,
     "theory.PredictionSet.to_frame": lambda: th.PredictionSet({"GN": PREDICTION()}).to_frame(),
     "theory.PredictionSet.plot": lambda **a: th.PredictionSet({"GN": PREDICTION()}).plot(**a),
+    "montecarlo.Estimate.of": _estimate,
     "montecarlo.Store": lambda path: mc.Store(path).close(),
     "montecarlo.Store.close": _opened_and_closed,
     "theory.symbolic.Expression.lambdify": lambda name: FORMULA().lambdify(name)(0.5),
@@ -317,6 +331,10 @@ HEAVY = {"theory.predict": 8.0, "montecarlo.simulate": 6.0, "theory.exchangeable
          "theory.symbolic.closed_forms": 0.1}  # fmt: skip
 
 
+# Maps of gated groups are sampled at every point (quasi-Monte Carlo): slow by their documentation.
+SAMPLED = ("correlation_map", "phase_portrait", "fixed_point", "fixed_points", "growth_law")
+
+
 def public_names() -> dict[str, Any]:
     """Every public callable by its full name: functions, classes, and methods of classes."""
     found: dict[str, Any] = {}
@@ -353,5 +371,6 @@ def enumerate_targets() -> list[Target]:
     for name, arguments in VALID.items():
         owner, _, last = name.rpartition(".")
         call = CALLS.get(name) or (method(OWNERS[owner], last) if owner in OWNERS else names[name])
-        targets.append(Target(name, call, arguments, HEAVY.get(name, 1.0)))
+        seconds = 150 if name in {f"theory.{sampled}" for sampled in SAMPLED} else 20
+        targets.append(Target(name, call, arguments, HEAVY.get(name, 1.0), seconds))
     return targets

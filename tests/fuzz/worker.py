@@ -27,13 +27,11 @@ from tests.fuzz.state import snapshot
 from tests.fuzz.targets import Target, enumerate_targets
 from tests.fuzz.values import JUNK, hostile
 
-SECONDS = 20
-"""Processor time of a call; after twice as much on the clock the process is ended from outside."""
 ADDRESS_SPACE = 6 * 2**30
 
 
 class Hang(BaseException):
-    """A call took longer than ``SECONDS``; no handler of Exception may take it."""
+    """A call took longer than its target may; no handler of Exception may take it."""
 
 
 class Planned(NamedTuple):
@@ -74,15 +72,15 @@ def _shown(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def limited() -> Iterator[None]:
-    """At most ``SECONDS`` of processor time; the process ends if it does not come back."""
+def limited(seconds: int) -> Iterator[None]:
+    """At most so much processor time; after three times as much on the clock the process ends."""
 
     def stop(*_: object) -> None:
         raise Hang
 
     before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
-    faulthandler.dump_traceback_later(3 * SECONDS, exit=True)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    faulthandler.dump_traceback_later(3 * seconds, exit=True)
     try:
         yield
     finally:
@@ -95,15 +93,16 @@ def outcome(planned: Planned, *, scratch: Path) -> tuple[str, str | None]:
     """(what happened, why that is not allowed)."""
     before, files = snapshot(), set(os.listdir(scratch))
     complaint: str | None
+    result: Any = None
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
         inside = list(warnings.filters)
         try:
-            with limited():
+            with limited(planned.target.seconds):
                 result = planned.target.call(**planned.arguments)
                 said, complaint = "result", complaint_about_result(result, raised)
         except Hang:
-            said, complaint = "hang", f"took more than {SECONDS} s"
+            said, complaint = "hang", f"took more than {planned.target.seconds} s"
         except Exception as error:
             said = type(error).__name__
             complaint = complaint_about_error(error, planned.target.call, planned.junk)

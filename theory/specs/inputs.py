@@ -60,7 +60,7 @@ class ExchangeableInputs:
         mean = real("feature_mean", self.feature_mean, remedy="use a finite number")
         # K - m m' must be positive semidefinite; its eigenvalue along (1, ..., 1) is the one at stake.
         along_mean = max(q * ((1.0 - gap) + gap / batch), 0.0)
-        if mean != 0.0 and mean**2 > along_mean * (1.0 + 1e-12):
+        if mean * mean > along_mean * (1.0 + 1e-12):
             raise out_of_domain(
                 "feature_mean",
                 mean,

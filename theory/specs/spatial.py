@@ -120,7 +120,8 @@ class SpatialInputs:
         contrast, mean, far, mean_far = self.eigenvalues
         if cross is not None:
             far, mean_far = beside + self.gap - cross, self.gap + (s - 1) * (cross - beside)
-        m2 = self.feature_mean**2 / self.second_moment
+        # A product is inf where a power would be an OverflowError.
+        m2 = self.feature_mean * self.feature_mean / self.second_moment
         # Over samples: lambda - mu of the contrasts, lambda + (B-1) mu of the mean (per B, if infinite).
         limits = {"samples and positions": far, "samples": mean_far}
         if b == math.inf:
@@ -134,8 +135,8 @@ class SpatialInputs:
                 continue
             if value < -_SLACK * s:
                 raise out_of_domain(
-                    "gap, position_gap, cross_gap",
-                    (self.gap, self.position_gap, self.cross_gap),
+                    "gap, position_gap, cross_gap, feature_mean",
+                    (self.gap, self.position_gap, self.cross_gap, self.feature_mean),
                     f"those of a covariance: the variance along contrasts of {which} would be negative",
                     "measure all of them from the same data (exchangeable_from_data)",
                 )
@@ -170,7 +171,10 @@ def exchangeable_from_data(features: Any) -> SpatialInputs:
     SpecificationError
         Not a finite real array of that shape, or all (nearly) zero.
     """
-    array = np.asarray(features)
+    try:
+        array = np.asarray(features)
+    except ValueError:
+        array = np.empty(())  # rows of different lengths
     if array.dtype.kind not in "biuf" or array.ndim not in (3, 4) or array.size == 0:
         raise out_of_domain(
             "features",

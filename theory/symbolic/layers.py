@@ -21,6 +21,9 @@ from theory.symbolic.symbols import S
 
 __all__ = ["ExactLayer", "as_layer", "exact_layer", "unit_gain"]
 
+# Exact values hold factorials of it: beyond, they take minutes and fill pages.
+LARGEST_GROUP = 10_000
+
 
 @lru_cache(maxsize=8)
 def unit_gain() -> tuple[Any, Any]:
@@ -74,6 +77,13 @@ class ExactLayer:
     def rank(self) -> Any:
         """Dimensions of a normalized pool of one sample, at one position (``instance``: S of them)."""
         assert self.norm is not None
+        if self.kind != "instance" and not self.norm.pool.channels <= LARGEST_GROUP:
+            raise out_of_domain(
+                "norm",
+                self.norm.name,
+                f"groups of at most {LARGEST_GROUP} for an exact formula",
+                "take layer_norm(), their limit",
+            )
         size = S if self.kind == "instance" else sp.Integer(int(self.norm.pool.channels))
         return size - 1 if self.norm.centered else size
 

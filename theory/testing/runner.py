@@ -15,7 +15,7 @@ from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
 from theory.errors import HypothesisError, SpecificationError, out_of_domain
-from theory.specs._check import instance
+from theory.specs._check import instance, integer, real
 from theory.specs.activations import identity, relu, tanh
 from theory.specs.networks import Layer, Network
 from theory.specs.normalizers import Normalizer, group_norm
@@ -61,6 +61,13 @@ class Profile:
     per_name: int
     seconds: float
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        instance("name", self.name, str, "the name of a profile", 'pass "fast", say')
+        for count in ("examples", "per_name", "seed"):
+            number = integer(count, getattr(self, count), low=0, remedy="pass an integer")
+            object.__setattr__(self, count, number)
+        real("seconds", self.seconds, low=0.0, remedy="processor seconds, 10 say")
 
 
 FAST = Profile("fast", examples=8, per_name=1, seconds=10.0)
