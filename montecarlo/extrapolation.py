@@ -93,8 +93,8 @@ class Extrapolation:
 
     def _corrections(self, width: float | FloatArray) -> FloatArray:
         n = numeric("width", width)
-        if not (n > 0.0).all():
-            raise out_of_domain("width", width, "positive", "count the channels")
+        if not (n >= 1.0).all():
+            raise out_of_domain("width", width, "at least 1", "count the channels")
         return np.array([n**-power * np.log(n) ** logs for power, logs in self.terms])
 
     def plot(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable, Iterator
 
 __all__ = ["progress_bar"]
@@ -20,9 +21,12 @@ def progress_bar(*, networks: int, seconds: float, shown: bool) -> Iterator[Adva
     if not shown or networks == 0:
         yield lambda count, cost: None
         return
+    # The first import of Rich draws a number from the user's generator.
+    state = random.getstate()
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    random.setstate(state)
     columns = (
         TextColumn("networks"),
         BarColumn(),

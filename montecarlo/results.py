@@ -59,7 +59,8 @@ class Estimate:
             )
         n = len(samples)
         # Networks that died have log = -inf: their mean is -inf, and nothing is known of its error.
-        with np.errstate(invalid="ignore"):
+        # A square that overflows leaves an infinite error.
+        with np.errstate(invalid="ignore", over="ignore"):
             mean = samples.mean(axis=0)
             if n == 1:
                 return cls(mean, np.full(mean.shape, math.inf), n)

@@ -100,6 +100,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "groups whose factorials take minutes": (
         lambda: th.symbolic.similarity_map(th.Layer(norm=th.group_norm(10**6))), "norm"
     ),
+    "affine is an array": (lambda: th.testing.activations(affine=np.eye(2)), "affine"),
+    "width of 5e-324": (lambda: FIT.at(5e-324), "width"),
     "no such formula": (lambda: th.symbolic.derivation(3), "name"),
 }  # fmt: skip
 
@@ -116,6 +118,23 @@ def test_networks_that_died_have_an_infinite_error() -> None:
     found = mc.Estimate.of(np.array([[-np.inf, 1.0], [0.0, 2.0]]))
     assert found.mean.tolist() == [-np.inf, 1.5]
     assert found.sem.tolist() == [np.inf, 0.5]
+
+
+def test_squares_that_overflow_have_an_infinite_error() -> None:
+    assert mc.Estimate.of(np.array([[0.0], [1e300]])).sem == np.inf
+
+
+def test_a_bar_leaves_the_random_state() -> None:
+    """Rich draws from it when it is imported first, so in a process of its own."""
+    code = """
+import random
+import montecarlo as mc
+from tests.fuzz.targets import BATCH, NET
+before = random.getstate()
+mc.simulate(NET, BATCH, width=8, replicates=2, workers=1, progress=True)
+assert random.getstate() == before
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 
 def test_a_long_id_is_shortened(tmp_path: Path) -> None:

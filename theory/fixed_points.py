@@ -47,6 +47,8 @@ def fixed_point(
 ) -> FixedPoint:
     """c* = lim of the correlation map c' = C(c) reached from ``inputs``, with slope C'(c*) and lambda.
 
+    The map of gated groups (EvoNorm-S0) is sampled at every step, and takes a minute or more.
+
     Parameters
     ----------
     network

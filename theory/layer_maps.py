@@ -93,6 +93,8 @@ def correlation_map(
 ) -> CorrelationMap:
     """c' = C(c) at the network's own q*, on a grid of correlations.
 
+    The map of gated groups (EvoNorm-S0) is sampled at every point, and takes a minute or more.
+
     Parameters
     ----------
     network

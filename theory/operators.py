@@ -45,7 +45,7 @@ LOST_GRADIENT = (
 
 _LEFT_RANGE = (
     "the covariance left the range of floating-point numbers: samples have collapsed "
-    "(1 - c below 1e-300) or the second moment ran away; use fewer layers"
+    "(1 - c below 1e-300) or the second moment ran away; use fewer layers, or bring eps nearer to 1"
 )
 
 

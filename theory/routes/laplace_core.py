@@ -272,7 +272,7 @@ def right_end(rate: FloatArray, multiplicity: float, eps: float, power: float) -
     if small.size == 0:
         raise NumericalError(
             "the Laplace integrand decays too slowly: the pool's covariance spans more orders of "
-            "magnitude than floating point; drop nearly identical samples or raise eps"
+            "magnitude than floating point; drop nearly identical samples or bring eps nearer to 1"
         )
     return float(x[small[0]])
 

@@ -17,5 +17,5 @@ def beyond_range(exponent: int) -> NumericalError:
     return NumericalError(
         f"second moment 4**{exponent} is outside the range of floating-point numbers and "
         "this layer's normalizer or activation is not scale free; use fewer layers or "
-        "weight_variance nearer to the critical one"
+        "weight_variance nearer to the critical one, and eps and shift nearer to 1"
     )

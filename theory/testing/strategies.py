@@ -15,7 +15,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from theory.specs import activations as act
 from theory.specs import normalizers as nm
-from theory.specs._check import instance, integer
+from theory.specs._check import flag, instance, integer
 from theory.specs.activations import ACTIVATION_NAMES, Activation
 from theory.specs.inputs import Inputs, exchangeable, from_covariance, from_data
 from theory.specs.networks import FeedForward, Layer
@@ -78,7 +78,7 @@ def activations(
     plain = st.builds(
         build, st.sampled_from(list(names)), st.floats(-1.0, 1.0), st.just(1.0), st.just(0.0)
     )
-    if not affine:
+    if not flag("affine", affine):
         return plain
     scales = around_one(0.25, 4.0) | st.floats(-4.0, -0.25)
     return plain | st.builds(
