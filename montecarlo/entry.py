@@ -17,6 +17,11 @@ def main() -> None:
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"Interrupted: {str(stop) or 'nothing was begun.'}\n")
         sys.exit(130)
+    except SystemExit as end:
+        # Typer, interrupted before a command guards itself (options, imports), ends without a word.
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
+            sys.stderr.write("Interrupted: nothing was begun.\n")
+        raise
     except OSError as error:
         # Help and version, which are written before a command guards itself.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import montecarlo as mc
 import theory as th
+from montecarlo import entry
 from montecarlo.commands.forecast import in_words, say_cost, time_of_prediction
 from theory.errors import NormcompassError
 
@@ -334,6 +335,22 @@ def test_a_store_is_listed_where_nothing_can_be_written(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "1 runs" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["runs.db"]
+
+
+def test_ctrl_c_before_a_command_begins_ends_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While options are read, Typer would end with 130 and no word."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.core.TyperCommand.parse_args", interrupted)
+    monkeypatch.setattr(sys, "argv", ["normcompass", "predict"])
+    with pytest.raises(SystemExit) as end:
+        entry.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err.startswith("Interrupted: ")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
