@@ -121,7 +121,7 @@ def networks_needed(samples: Mapping[str, FloatArray], target: Target) -> int:
     if not math.isfinite(most):
         _warn("a value is not finite (a network died?), so there is no standard error to reach")
         return present
-    needed = math.ceil(min(most**2, 1e18))
+    needed = math.ceil(min(most, 1e9) ** 2)
     if needed <= present:
         return present
     if present >= target.largest:

@@ -235,17 +235,12 @@ class Store:
             entry = self._entry(experiment)
             if entry is None:
                 raise self._missing(experiment, "no networks")
-            instance(
-                "indices",
-                indices,
-                Sequence | np.ndarray,
-                "a list of replicates",
-                "pass [0, 1], say",
-            )
-            if np.ndim(indices) != 1:
-                raise out_of_domain("indices", indices, "a list of replicates", "pass [0, 1], say")
-            values = np.empty((len(indices), len(entry.names), entry.depth))
-            for table, index in zip(values, map(_replicate, indices), strict=True):
+            listed: Any = indices
+            if isinstance(listed, np.ndarray):
+                listed = listed.tolist()
+            instance("indices", listed, Sequence, "a list of replicates", "pass [0, 1], say")
+            values = np.empty((len(listed), len(entry.names), entry.depth))
+            for table, index in zip(values, map(_replicate, listed), strict=True):
                 row = self._connection.execute(
                     f"{NETWORKS} AND replicate = ?", (entry.row, index)
                 ).fetchone()

@@ -97,6 +97,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: mc.extrapolate(np.array(0.5), observable="gap", layer=1), "simulations"
     ),
     "points of nothing": (lambda: th.PredictionSet({"a": PREDICTION}).plot(simulations={"a": None}), "simulations"),
+    "weights beyond one layer's range": (
+        lambda: th.predict(
+            th.FeedForward(th.Layer(weights=th.centered_weights(weight_variance=1e300)), depth=3), BATCH
+        ),
+        "weight_variance",
+    ),
     "a profile of NaN examples": (lambda: th.testing.Profile("a", 1, float("nan"), 1.0), "per_name"),
     "groups whose factorials take minutes": (
         lambda: th.symbolic.similarity_map(th.Layer(norm=th.group_norm(10**6))), "norm"
@@ -142,6 +148,23 @@ def test_a_long_id_is_shortened(tmp_path: Path) -> None:
     with mc.Store(tmp_path / "runs.db") as store, pytest.raises(th.StoreError) as caught:
         store.find("x" * 2000)
     assert len(str(caught.value)) < 300
+
+
+def test_replicates_in_uneven_rows(tmp_path: Path) -> None:
+    with mc.Store(tmp_path / "runs.db") as store:
+        mc.simulate(NET, BATCH, width=8, replicates=2, workers=1, store=store)
+        (run,) = store.runs()
+        for indices in ([[1.0, 2.0], [3.0]], np.ones((2, 2)), np.array(1)):
+            with pytest.raises(th.SpecificationError, match="indices"):
+                store.read(run, indices)  # type: ignore[arg-type]
+        assert store.read(run, np.array([1, 0])).shape[0] == 2
+
+
+def test_an_error_of_1e_300_is_not_reached() -> None:
+    with pytest.warns(UserWarning, match="do not reach target_sem"):
+        mc.simulate(
+            NET, BATCH, width=8, replicates=2, workers=1, target_sem=1e-300, max_replicates=4
+        )
 
 
 def test_sides_may_be_numbers_of_numpy() -> None:

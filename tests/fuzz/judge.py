@@ -20,8 +20,9 @@ __all__ = ["complaint_about_error", "complaint_about_result", "documented"]
 # Arguments that a sentence may call by another name.
 _SYNONYMS = {"store": "path", "start": "correlation", "shape": "positions"}
 
-# Where a NaN is the answer, by its documentation: no positions, no derived constant, no spare widths.
-_MAY_BE_NAN = {"position_correlation", "coefficient", "lack_of_fit"}
+# Where a NaN is the answer, by its documentation: no positions, no derived constant, a bound that depends
+# on the start, no spare widths.
+_MAY_BE_NAN = {"position_correlation", "coefficient", "rate", "lack_of_fit"}
 _OBSERVED = (
     *th.OBSERVABLES,
     "branch_gradient_norm",

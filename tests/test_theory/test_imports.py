@@ -102,8 +102,8 @@ def test_every_public_name_is_there_and_documented() -> None:
 
 
 def test_import_is_fast() -> None:
-    """Best of three interpreters: at most 0.5 s."""
-    code = "import time; t = time.perf_counter(); import theory; print(time.perf_counter() - t)"
+    """Best of three interpreters: at most 0.5 s of processor time, whatever else the machine does."""
+    code = "import time; t = time.process_time(); import theory; print(time.process_time() - t)"
     seconds = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
         for _ in range(3)

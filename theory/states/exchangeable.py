@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from theory.errors import HypothesisError
 from theory.states.base import Block, Gradient, Moments, Observables
-from theory.states.units import LARGE, SMALL, STEP, beyond_range
+from theory.states.units import LARGE, SMALL, beyond_range, steps_of
 
 __all__ = ["Exchangeable", "centered_moments"]
 
@@ -44,7 +44,7 @@ class Exchangeable(NamedTuple):
             gap_error += (inflation - 1.0) * local
         q *= weight_variance
         if not SMALL < q < LARGE:
-            steps = STEP if q >= LARGE else -STEP
+            steps = steps_of(q)
             q, exponent = q * 4.0**-steps, exponent + steps
         return Exchangeable(b, q, gap, 0.0, exponent, q_error, gap_error)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from theory.errors import HypothesisError
 from theory.states.base import Block, Gradient, Moments, Observables
-from theory.states.units import LARGE, SMALL, STEP, beyond_range
+from theory.states.units import LARGE, SMALL, beyond_range, steps_of
 
 __all__ = ["DISTANCE_FLOOR", "Full", "centered_rows", "squared_distances"]
 
@@ -80,7 +80,7 @@ class Full:
         q = q * weight_variance
         largest = max(q.tolist())
         if not SMALL < largest < LARGE:
-            steps = STEP if largest >= LARGE else -STEP
+            steps = steps_of(largest)
             q, exponent = q * 4.0**-steps, exponent + steps
         return Full(q, gap, np.zeros_like(q), exponent, q_error, gap_error)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from theory.errors import HypothesisError
 from theory.routes.positions_spectrum import PositionSpectrum
 from theory.states.base import Block, Gradient, Observables
-from theory.states.units import LARGE, SMALL, STEP, beyond_range
+from theory.states.units import LARGE, SMALL, beyond_range, steps_of
 
 __all__ = ["Spatial"]
 
@@ -65,7 +65,7 @@ class Spatial(NamedTuple):
             gap_error += excess * self.local_error
         spectrum, exponent = spectrum.scaled(weight_variance), self.exponent
         if not SMALL < spectrum.second_moment < LARGE:
-            steps = STEP if spectrum.second_moment >= LARGE else -STEP
+            steps = steps_of(spectrum.second_moment)
             spectrum, exponent = spectrum.scaled(4.0**-steps), exponent + steps
         return Spatial(self.batch, spectrum, 0.0, exponent, q_error, gap_error)
 

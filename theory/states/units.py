@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import math
+
 from theory.errors import NumericalError
 
-__all__ = ["LARGE", "SMALL", "STEP", "beyond_range"]
+__all__ = ["LARGE", "SMALL", "STEP", "beyond_range", "steps_of"]
 
 # Powers of four, so that roots and rescaling are exact; far from the ends so that squares fit too.
 STEP = 200
 LARGE = 4.0**STEP
 SMALL = 4.0**-STEP
+
+
+def steps_of(second_moment: float) -> int:
+    """By how many powers of 4 the unit of a q outside of (SMALL, LARGE) changes.
+
+    Raises
+    ------
+    NumericalError
+        A weight variance so large that one layer takes q to infinity.
+    """
+    if second_moment == math.inf:
+        raise NumericalError(
+            "one layer multiplies the second moment by more than 1e180; use a weight_variance nearer to "
+            "the critical one"
+        )
+    return STEP if second_moment >= LARGE else -STEP
 
 
 def beyond_range(exponent: int) -> NumericalError:
