@@ -16,12 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from montecarlo.execution import execute, worker_count
-from theory.errors import (
-    HypothesisError,
-    NormcompassError,
-    NumericalError,
-    RegimeWarning,
-)
+from theory.errors import HypothesisError, NormcompassError, NumericalError, RegimeWarning
 from theory.fixed_points import fixed_point
 from theory.recursion import predict
 from theory.specs._check import integer

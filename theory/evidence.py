@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from theory.regimes import Regime
 from theory.specs.normalizers import Normalizer
 
-__all__ = ["MARGINAL", "FixedPoint", "assumed_batch", "stability"]
+__all__ = ["MARGINAL", "FixedPoint", "assumed_batch", "batch_without_inputs", "stability"]
 
 # Slopes this near 1 are 1: the maps are known to a few roundings.
 MARGINAL = 1e-9
@@ -17,6 +17,14 @@ MARGINAL = 1e-9
 def assumed_batch(norm: Normalizer | None) -> float:
     """Return the batch where none is given: inf if samples share statistics, else 2, a pair."""
     return math.inf if norm is not None and norm.couples_samples else 2
+
+
+def batch_without_inputs(network: object, batch: float | None) -> tuple[float, str]:
+    """Return the batch and a note; ``network`` may not have been checked yet."""
+    if batch is not None:
+        return batch, ""
+    assumed = assumed_batch(getattr(getattr(network, "layer", None), "norm", None))
+    return assumed, "taken at batch = infinity" if assumed == math.inf else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from theory.errors import out_of_domain
-from theory.evidence import MARGINAL, FixedPoint, assumed_batch, stability
+from theory.evidence import MARGINAL, FixedPoint, batch_without_inputs, stability
 from theory.numerics import out_of_range, within_range
 from theory.operators import bind_pull, bind_push
 from theory.program import Linear, NormAct
@@ -139,10 +139,7 @@ def _prepare(
 ) -> tuple[_LayerMap, Exchangeable]:
     note = ""
     if inputs is None:
-        norm = getattr(getattr(network, "layer", None), "norm", None)
-        if batch is None:
-            batch = assumed_batch(norm)
-            note = "taken at batch = infinity" if batch == math.inf else ""
+        batch, note = batch_without_inputs(network, batch)
         inputs = exchangeable(batch=batch, correlation=0.0)
     elif batch is not None and batch != inputs.batch:
         raise out_of_domain(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
-from theory.evidence import MARGINAL, FixedPoint, assumed_batch, stability
+from theory.evidence import MARGINAL, FixedPoint, batch_without_inputs, stability
 from theory.operators import bind_pull, bind_push
 from theory.program import Linear, NormAct
 from theory.recursion import initial_state
@@ -61,10 +61,7 @@ def fixed_point_over_positions(
     count = integer("positions", positions, low=1, remedy="positions per sample")
     note = ""
     if inputs is None:
-        norm = getattr(getattr(network, "layer", None), "norm", None)
-        if batch is None:
-            batch = assumed_batch(norm)
-            note = "taken at batch = infinity" if batch == math.inf else ""
+        batch, note = batch_without_inputs(network, batch)
         inputs = exchangeable(
             batch=batch, correlation=0.0, positions=count, position_correlation=0.0
         )

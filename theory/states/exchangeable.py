@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from theory.errors import HypothesisError
 from theory.states.base import Block, Gradient, Moments, Observables
+from theory.states.readings import log_own_variance, stable_rank_of_equals
 from theory.states.units import LARGE, SMALL, beyond_range, steps_of
 
 __all__ = ["Exchangeable", "centered_moments"]
@@ -88,20 +89,13 @@ class Exchangeable(NamedTuple):
 
     @staticmethod
     def stable_rank(states: Sequence[Exchangeable]) -> FloatArray:
-        """B / max(1 + (B-1)s, 1 - s) (theory notes, section 1); 1/s as B -> inf."""
-        b, gap = states[0].batch, np.array([state.gap for state in states])
-        if b == math.inf:
-            # s <= 0 leaves every direction alive.
-            return np.where(gap < 1.0, 1.0 / np.where(gap < 1.0, 1.0 - gap, 1.0), math.inf)
-        return np.asarray(b / np.maximum(b - (b - 1.0) * gap, gap))
+        """B / max(1 + (B-1)s, 1 - s)."""
+        return stable_rank_of_equals(states[0].batch, np.array([state.gap for state in states]))
 
     @staticmethod
     def log_squared_norm(gradients: Sequence[Gradient]) -> FloatArray:
         """log Pi_aa."""
-        same = np.array([g.value[0] for g in gradients])
-        exponent = np.array([g.exponent for g in gradients])
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.log(same) + exponent * math.log(4.0))
+        return log_own_variance(gradients)
 
     def cotangent(self) -> Gradient:
         """Pi_aa = 1, Pi_ab = 0."""
