@@ -32,7 +32,7 @@ def verify(
     budget: Annotated[
         BudgetChoice,
         typer.Option(
-            "--budget", help="On two cores: a minute, ten, or an hour (half the margins)."
+            "--budget", help="On two cores: a minute, ten, or up to six hours (half the margins)."
         ),
     ] = BudgetChoice.default,
     quick: Annotated[bool, typer.Option("--quick", help="The same as --budget quick.")] = False,
