@@ -16,7 +16,13 @@ from theory.errors import HypothesisError
 from theory.population.contrasts import controlled_gaps
 from theory.population.known import Known, known
 from theory.population.result import PopulationResult, population
-from theory.population.spheres import SPHERE_WALK, sphere_law, sphere_refusal, sphere_states
+from theory.population.spheres import (
+    SPHERE_WALK,
+    initial,
+    sphere_law,
+    sphere_refusal,
+    sphere_states,
+)
 from theory.regimes import Regime
 from theory.results import Prediction
 from theory.specs.inputs import ExchangeableInputs, Inputs
@@ -71,6 +77,9 @@ def predict_population(
     endless = kind.status == "infinite"
     exact = known(network, inputs, backward=backward and not endless)
     sampled = backward and not endless and exact.log_gradient is None
+    if exact.gap is not None and exact.map_gap is not None and not sampled:
+        # Every figure is known.
+        return _settled(network, inputs, kind, exact, backward=backward)
     try:
         found = population(
             network, inputs, populations=POPULATIONS, seed=SEED, backward=sampled, refine=refine
@@ -85,6 +94,7 @@ def predict_population(
         stream = _with_gaps(stream, gaps.stream, gaps.stream_error, inputs.batch)
         observed = _with_gaps(observed, gaps.preactivation, gaps.preactivation_error, inputs.batch)
     stream = _with_moments(stream, exact, inputs.batch)
+    observed = _with_maps(observed, exact, inputs.batch)
     signal = _gradients(found, exact, depth=len(stream.gap)) if backward else (None,) * 4
     for values in (*stream, *observed):
         values.flags.writeable = False
@@ -152,6 +162,39 @@ def _sphere(
     )
 
 
+def _settled(
+    network: Network, inputs: ExchangeableInputs, kind: Regime, exact: Known, *, backward: bool
+) -> Prediction:
+    """Everything is known: what a norm adds has no mean, so the stream's is the start's."""
+    assert isinstance(network, Residual)
+    assert exact.log_second_moment is not None
+    blank = Observables(*np.zeros((len(Observables._fields), network.depth)))
+    stream = _with_moments(blank, exact, inputs.batch)
+    observed = _with_maps(blank, exact, inputs.batch)
+    start, skip = initial(network, inputs), network.factors[0]
+    blocks = np.arange(1.0, network.depth + 1.0)
+    carried = np.exp(blocks * math.log(abs(skip)) - 0.5 * exact.log_second_moment)
+    mean = start.mean * np.sign(skip) ** blocks * carried
+    signal = _gradients(None, exact, depth=network.depth) if backward else (None,) * 4
+    for values in (*stream, *observed):
+        values.flags.writeable = False
+    return Prediction(
+        network=network,
+        inputs=inputs,
+        regime=kind,
+        activation=stream,
+        preactivation=observed,
+        log_gradient_norm=signal[0],
+        gradient_error=signal[1],
+        log_branch_gradient_norm=signal[2],
+        branch_gradient_error=signal[3],
+        forward_route=exact.route,
+        backward_route=(exact.gradient_route or exact.route) if backward else None,
+        states=_states(stream, mean, inputs.batch),
+        routes=exact.routes(),
+    )
+
+
 def _with_moments(stream: Observables, exact: Known, batch: float) -> Observables:
     """The observables with what is known exactly in place of averages."""
     if exact.log_second_moment is not None:
@@ -162,6 +205,17 @@ def _with_moments(stream: Observables, exact: Known, batch: float) -> Observable
     if exact.gap is not None:
         stream = stream._replace(gap=exact.gap, gap_error=np.full(len(stream.gap), exact.error))
     return _with_gaps(stream, stream.gap, stream.gap_error, batch)
+
+
+def _with_maps(observed: Observables, exact: Known, batch: float) -> Observables:
+    """The observables of h^l with what is known exactly in place of averages."""
+    if exact.map_second_moment is None or exact.map_gap is None:
+        return observed
+    error = np.full(len(observed.gap), exact.error)
+    observed = observed._replace(
+        log_second_moment=np.log(exact.map_second_moment), second_moment_error=error
+    )
+    return _with_gaps(observed, exact.map_gap, error, batch)
 
 
 def _with_gaps(
@@ -175,13 +229,13 @@ def _with_gaps(
     )
 
 
-def _gradients(found: PopulationResult, exact: Known, *, depth: int) -> Any:
+def _gradients(found: PopulationResult | None, exact: Known, *, depth: int) -> Any:
     """(log norm, error) at the stream and at h^l, relative to the last stream."""
     if exact.log_gradient is not None:
         assert exact.log_branch_gradient is not None
         error = np.full(depth, 0.5 * exact.error)
         return 0.5 * exact.log_gradient, error, 0.5 * exact.log_branch_gradient, error
-    if found.gradient is None:
+    if found is None or found.gradient is None:
         endless = np.full(depth, math.inf)
         endless[-1] = 0.0
         return endless, np.zeros(depth), np.full(depth, math.inf), np.zeros(depth)

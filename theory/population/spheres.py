@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.operators import bind_pull, bind_push
+from theory.population.masks import tangential_trace
 from theory.population.result import averaged
 from theory.population.sphere_pairs import pair_step, relu_gap
 from theory.program import Fork, Linear, Merge, NormAct, Observe, lower
@@ -78,6 +79,7 @@ class Sphere:
         self.radius2 = norm.divisor(batch=batch, positions=1)
         self.factors = network.factors
         self.one_map = network.maps == 1
+        self.activation = network.layer.activation
         ops = lower(network)
         fork = next(k for k, op in enumerate(ops) if isinstance(op, Fork))
         merge = next(k for k, op in enumerate(ops) if isinstance(op, Merge))
@@ -141,20 +143,15 @@ class Sphere:
             return total, total, at_map
         tangential = total - between
         if self.one_map and on_sphere:
-            tangential = self._masked(gradient_behind.value, 4.0**gradient_behind.exponent)
+            unit = 4.0**gradient_behind.exponent
+            tangential = tangential_trace(
+                self.activation,
+                same=gradient_behind.value[0] * unit,
+                pair=gradient_behind.value[1] * unit,
+                size=size,
+                coupled=True,
+            )
         return total, tangential, at_map
-
-    def _masked(self, value: tuple[float, float], unit: float) -> float:
-        """E[tr(P_x M Pi M)]/(n - 1), M the masks of relu at x: P_x = I - 11'/B - x x'/|x|^2."""
-        size, n = self.pool, self.dimensions
-        rho = -1.0 / (size - 1.0)
-        both = 0.25 + math.asin(rho) / (2.0 * math.pi)
-        kernel = (math.sqrt(1.0 - rho * rho) + rho * (math.pi - math.acos(rho))) / math.pi
-        same, pair = value[0] * unit, value[1] * unit
-        # E[relu(x_i)^2]/|x|^2 = 1/(2B) and E[relu(x_i) relu(x_j)]/|x|^2 = kappa_1(rho)/(2B).
-        diagonal = size * same * (0.5 - 0.5 / size - 0.5 / size)
-        across = size * (size - 1.0) * pair * (-both / size - 0.5 * kernel / size)
-        return (diagonal + across) / (n - 1.0)
 
     def factor(self) -> float:
         """alpha/alpha': growth per block of tangential squared gradients."""
