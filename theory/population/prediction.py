@@ -124,8 +124,9 @@ def _sphere(
     network: Residual, inputs: ExchangeableInputs, kind: Regime, *, backward: bool, refine: int
 ) -> Prediction:
     """Post-norm with GN or BN: exact but for the gaps of GN, which are sampled."""
-    # A few seconds however deep.
-    chains = refine * int(min(max(4_000_000 / network.depth, 2048), 32768))
+    # A few seconds however deep; lattices have powers of two.
+    wanted = refine * min(max(2_500_000 / network.depth, 2048.0), 16384.0)
+    chains = 1 << int(math.log2(wanted))
     populations = refine * POPULATIONS
     streams, maps = sphere_states(
         network, inputs, populations=populations, chains=chains, seed=SEED
