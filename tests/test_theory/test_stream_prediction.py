@@ -21,7 +21,7 @@ import montecarlo as mc
 import theory as th
 from theory.population.prediction import SEED
 from theory.population.result import population
-from theory.population.sphere_pairs import NORMALS, lattice, lattice_normals, pair_step, relu_gap
+from theory.population.sphere_pairs import NORMALS, pair_step, relu_gap
 from theory.routes.sphere_walk import sphere_step
 
 INPUTS = th.exchangeable(batch=4, correlation=0.5)

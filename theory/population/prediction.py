@@ -6,6 +6,7 @@ everything, and what ``known`` says of second moments, gaps and gradients takes 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from theory.errors import HypothesisError
 from theory.population.contrasts import controlled_gaps
 from theory.population.known import Known, known
+from theory.population.pair_paths import pair_gradients, pairs_refusal
 from theory.population.result import PopulationResult, population
 from theory.population.spheres import (
     SPHERE_WALK,
@@ -77,12 +79,18 @@ def predict_population(
     endless = kind.status == "infinite"
     exact = known(network, inputs, backward=backward and not endless)
     sampled = backward and not endless and exact.log_gradient is None
+    paired = sampled and pairs_refusal(network, inputs) is None
     if exact.gap is not None and exact.map_gap is not None and not sampled:
         # Every figure is known.
         return _settled(network, inputs, kind, exact, backward=backward)
     try:
         found = population(
-            network, inputs, populations=POPULATIONS, seed=SEED, backward=sampled, refine=refine
+            _one_map(network) if paired else network,
+            inputs,
+            populations=POPULATIONS,
+            seed=SEED,
+            backward=sampled and not paired,
+            refine=refine,
         )
     except HypothesisError as error:
         raise HypothesisError(f"{departure}: {error}") from error
@@ -95,7 +103,11 @@ def predict_population(
         observed = _with_gaps(observed, gaps.preactivation, gaps.preactivation_error, inputs.batch)
     stream = _with_moments(stream, exact, inputs.batch)
     observed = _with_maps(observed, exact, inputs.batch)
-    signal = _gradients(found, exact, depth=len(stream.gap)) if backward else (None,) * 4
+    signal: Any = (None,) * 4
+    if paired:
+        signal = _paired(network, inputs, found)
+    elif backward:
+        signal = _gradients(found, exact, depth=len(stream.gap))
     for values in (*stream, *observed):
         values.flags.writeable = False
     return Prediction(
@@ -228,6 +240,19 @@ def _with_gaps(
     return found._replace(
         log_variance=log_variance, similarity=1.0 - gap, gap=gap, gap_error=gap_error
     )
+
+
+def _one_map(network: Network) -> Residual:
+    """Steps behind a pool's norm do not know how many maps came before."""
+    assert isinstance(network, Residual)
+    return dataclasses.replace(network, maps=1)
+
+
+def _paired(network: Network, inputs: ExchangeableInputs, found: PopulationResult) -> Any:
+    """(log norm, error) at the stream and at h^l of BN behind a reflected walk."""
+    assert isinstance(network, Residual)
+    law = pair_gradients(network, inputs, found, seed=SEED)
+    return tuple(0.5 * values for values in law)
 
 
 def _gradients(found: PopulationResult | None, exact: Known, *, depth: int) -> Any:

@@ -29,7 +29,7 @@ FloatArray = NDArray[np.float64]
 NORMALS = 7
 # Cools, Kuo & Nuyens 2006, a lattice sequence in base 2 of order 2: its first coordinates.
 _GENERATOR = (1, 182667, 469891, 498753, 110745, 446247, 250185, 118627)
-# Chi quantiles are tabulated at 2^12 normals up to 9 deviations, linear between: to 1e-6.
+# Chi quantiles are tabulated at 2^12 normals up to 9 deviations, linear between: to some 1e-6.
 _REACH, _CELLS = 9.0, 4096
 
 
