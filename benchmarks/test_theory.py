@@ -42,7 +42,7 @@ def test_closed_forms_50_layers(benchmark: Any, name: str, net: th.FeedForward) 
     assert fastest(benchmark, lambda: th.predict(net, INPUTS)) <= 200 * MICROSECOND
 
 
-@pytest.mark.parametrize("name", ["plain", "LN", "BN", "SWS"])
+@pytest.mark.parametrize("name", ["plain", "LN", "BN", "SWS", "GN(8)"])
 def test_residual_1000_blocks(benchmark: Any, name: str) -> None:
     net = th.Residual(th.zoo[name], depth=1000)
     assert fastest(benchmark, lambda: th.predict(net, INPUTS), rounds=20) <= 20e-3

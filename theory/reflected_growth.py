@@ -89,11 +89,10 @@ def _slope(network: Residual, branch: Branch) -> float:
 def _scaled(network: Residual, branch: Branch) -> ScaledWalk:
     """Rates per block without a normalizer."""
     skip, factor = network.factors
-    alone = network.layer.activation != relu or factor == 0.0
-    if alone or network.weights.centered or network.scales:
+    if network.layer.activation != relu or network.weights.centered or network.scales:
         raise HypothesisError(
-            "post-activation streams without a normalizer have a derived law with relu, a branch "
-            "that is not 0, weights that are not centered and no scales; follow others as a population"
+            "post-activation streams without a normalizer have a derived law with relu, "
+            "weights that are not centered and no scales; follow others as a population"
         )
     step = abs(factor) * math.sqrt(branch.added(FAR, 0.5) / FAR)
     return scaled_walk(step, skip=skip, branch_gradient=factor * factor * branch.pulled(FAR, 0.5))

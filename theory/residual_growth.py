@@ -17,6 +17,8 @@ post-activation with relu
 post-norm, DeepNorm
     T_N (a^2 + b^2 T) at the fixed point of N(a x + b F(x)); finite pools walk on a sphere
     (``routes.sphere_walk``); mean centering divides by nothing and leaves rates per block.
+branch = 0
+    nothing is drawn: ``residual_still``.
 
 Source: theory notes, section 5.
 """
@@ -37,6 +39,7 @@ from theory.program import Linear, NormAct
 from theory.reflected_growth import reflected_gradient, reflected_variance
 from theory.residual_branch import ADDITIVE, Branch, couples, has_mean, spectral_radius
 from theory.residual_means import added_activations, added_means, contrast_growth
+from theory.residual_still import still_laws
 from theory.specs._check import samples
 from theory.specs.residual import Residual
 from theory.states.exchangeable import Exchangeable
@@ -75,6 +78,13 @@ def growth_law(network: Residual, *, batch: float | None = None) -> ResidualGrow
             "network", network, "a fully connected residual network", "build it with Residual(...)"
         )
     size = assumed_batch(network.layer.norm) if batch is None else samples(batch)
+    if network.factors[1] == 0.0:
+        try:
+            still = still_laws(network, size)
+        except HypothesisError as error:
+            return ResidualGrowth(variance=None, gradient=None, reasons=(str(error),))
+        if still is not None:
+            return ResidualGrowth(variance=still[0], gradient=still[1])
     branch = Branch(network, size)
     reasons: list[str] = []
     laws: list[GrowthLaw | None] = []
@@ -102,13 +112,13 @@ def _variance(network: Residual, branch: Branch) -> GrowthLaw:
     if _grows_alike(network, branch):
         return _alike(branch)
     gap = branch.settled_gap() if math.isfinite(branch.batch) and couples(network) else 0.5
-    if order == "activation_before_addition" and factor != 0.0:
+    if order == "activation_before_addition":
         norm = network.layer.norm
         if norm is not None and norm.couples_samples and norm.denominator == "none":
             # Means that add up follow the contrasts of samples, which is all that branches see.
             return contrast_growth(network, branch)
         return added_activations(network, branch, gap)
-    if order in ADDITIVE and factor != 0.0 and has_mean(branch.output(FAR, gap)):
+    if order in ADDITIVE and has_mean(branch.output(FAR, gap)):
         if abs(skip) < 1.0:
             raise HypothesisError(
                 "branches whose mean is not 0 meet a bounded stream that is neither centered nor "
@@ -123,8 +133,6 @@ def _gradient(network: Residual, branch: Branch) -> GrowthLaw:
     skip, factor = network.factors
     if branch.after and network.order != "post_activation":
         return _normalized_sum(network, branch)[1]
-    if factor == 0.0:
-        return _per_block_of_skip(skip)
     if network.order == "post_activation":
         return reflected_gradient(network, branch, coupled=couples(network))
     coupled = couples(network)
@@ -171,7 +179,7 @@ def _grows_alike(network: Residual, branch: Branch) -> bool:
         and network.order in ("pre_activation", "pre_norm")
         and abs(network.factors[0]) == 1.0
         # b = 1/sqrt(L) leaves the samples where they are.
-        and network.branch not in (0.0, "1/sqrt(L)")
+        and not (network.depth > 1 and network.factors[1] == 1.0 / math.sqrt(network.depth))
         and 3.0 < branch.batch < math.inf
     )
 
@@ -280,11 +288,6 @@ def _require_settled_scale(network: Residual) -> None:
             "(B q/(q - p) - 2)/(B - 3), more the more alike samples become (q/(q - p) at B = inf), and "
             "no law is derived for it; predict it at the depth in question"
         )
-
-
-def _per_block_of_skip(skip: float) -> GrowthLaw:
-    constant = GrowthLaw(kind="bounded", rate=1.0, route="")
-    return gradient_growth(lambda _: 0.0, stream=constant, skip=skip, factor=0.0)
 
 
 def _require_gaussian_limit(network: Residual, branch: Branch) -> None:

@@ -7,6 +7,7 @@ false alarm has probability below 1 %.
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import mpmath
@@ -15,15 +16,24 @@ import pytest
 
 import theory as th
 from theory.errors import HypothesisError, SpecificationError
+from theory.population.branch_ends import end_refusal
 from theory.population.flights import flight_refusal
 from theory.population.result import population
+from theory.routes.flight_signs import flight_signs
 from theory.routes.random_flight import random_flight
 from theory.specs.networks import Layer
 from theory.specs.residual import Residual
 
 
-def sandwich(norm: th.Normalizer, *, depth: int = 20, **options: Any) -> Residual:
-    return Residual(Layer(norm=norm), depth=depth, order="sandwich", **options)
+def sandwich(
+    norm: th.Normalizer,
+    *,
+    depth: int = 20,
+    order: Any = "sandwich",
+    activation: th.Activation = th.relu,
+    **options: Any,
+) -> Residual:
+    return Residual(Layer(norm=norm, activation=activation), depth=depth, order=order, **options)
 
 
 @pytest.mark.parametrize(("n", "start", "length"), [(3, 1.0, 1.0), (7, 0.3, 2.8), (63, 0.5, 8.0)])
@@ -72,12 +82,18 @@ def test_long_flights_approach_gaussians() -> None:
         (th.batch_norm(ddof=1), 6, {"branch": 0.5}),
         (th.group_norm(8), 2, {}),
         (th.group_norm(16, ddof=1), 2, {"branch": 2.0, "stem": th.gaussian()}),
+        (th.batch_norm(), 8, {"maps": 1}),
+        (th.group_norm(6), 2, {"maps": 1, "branch": 2.0}),
+        (th.batch_norm(ddof=1), 6, {"maps": 1, "activation": th.leaky_relu(0.3)}),
     ],
 )
 def test_gradients_of_sandwiches(norm: th.Normalizer, batch: int, options: dict[str, Any]) -> None:
     network, inputs = sandwich(norm, depth=12, **options), th.exchangeable(batch=batch, gap=0.5)
     exact, found = th.predict(network, inputs), population(network, inputs, populations=16, seed=5)
     assert exact.route["gradient_norm"] == ("random flight",) * 12
+    assert found.preactivation is not None
+    far = np.abs(found.preactivation.gap / exact.preactivation_gap - 1.0)
+    assert np.all(far < 5.0 * (found.preactivation.gap_error + exact.preactivation.gap_error))
     assert exact.error["gradient_norm"].max() < 1e-8
     for name, ours in (
         ("log_gradient_norm", found.gradient),
@@ -89,6 +105,98 @@ def test_gradients_of_sandwiches(norm: th.Normalizer, batch: int, options: dict[
         assert ours.second_moment_error.max() < 0.1
 
 
+@pytest.mark.parametrize(
+    ("size", "q", "p", "length"), [(16, 1.0, 0.3, 4.0), (4, 1.0, -0.2, 1.0), (6, 2.0, 1.8, 2.0)]
+)
+def test_signs_along_a_flight(size: int, q: float, p: float, length: float) -> None:
+    found = flight_signs(4, size=size, second_moment=q, product=p, length=length)
+    # Two Gaussians at first.
+    assert found.signs[0] == pytest.approx(2.0 / math.pi * math.asin(p / q), abs=1e-13)
+    mixed = math.sqrt(q * q - p * p) + p * math.asin(p / q)
+    assert found.products[0] == pytest.approx(2.0 / math.pi * mixed, rel=1e-12)
+    rng, draws = np.random.default_rng(1), 60_000
+    x = rng.standard_normal((draws, size)) * math.sqrt(q - p) if p >= 0.0 else None
+    if x is None:
+        # Negative correlation: contrasts of variance q - p, mean over samples of q + (N-1) p.
+        x = rng.standard_normal((draws, size)) * math.sqrt(q - p)
+        own = x.mean(axis=1, keepdims=True)
+        x += (math.sqrt((q + (size - 1) * p) / (q - p)) - 1.0) * own
+    else:
+        x += math.sqrt(p) * rng.standard_normal((draws, 1))
+    pairs = size * (size - 1)
+    for k in range(1, 5):
+        v = rng.standard_normal((draws, size))
+        v -= v.mean(axis=1, keepdims=True)
+        v /= np.linalg.norm(v, axis=1, keepdims=True)
+        x += length * v
+        signs, sizes = np.sign(x), np.abs(x)
+        for drawn, exact in (
+            ((np.sum(signs, axis=1) ** 2 - size) / pairs, found.signs[k]),
+            ((np.sum(v * signs, axis=1) ** 2 - 1.0) / pairs, found.steps[k]),
+            ((np.sum(sizes, axis=1) ** 2 - np.sum(x * x, axis=1)) / pairs, found.products[k]),
+        ):
+            assert abs(drawn.mean() - exact) < 5.0 * drawn.std() / math.sqrt(draws)
+
+
+@pytest.mark.parametrize(
+    ("norm", "batch", "options"),
+    [
+        (th.batch_norm(), 8, {}),
+        (
+            th.batch_norm(ddof=1),
+            6,
+            {"branch": 2.0, "stem": th.gaussian(), "activation": th.leaky_relu(0.3)},
+        ),
+    ],
+)
+def test_norms_over_samples_at_the_branch_end(
+    norm: th.Normalizer, batch: int, options: dict[str, Any]
+) -> None:
+    network = sandwich(norm, depth=10, order="branch_end_norm", maps=1, **options)
+    inputs = th.exchangeable(batch=batch, gap=0.5)
+    exact, found = th.predict(network, inputs), population(network, inputs, seed=6)
+    assert set(exact.route["gradient_norm"]) == {"random flight"}
+    assert found.gradient is not None
+    assert found.branch_gradient is not None
+    assert found.preactivation is not None
+    for ours, theirs in (
+        (2.0 * np.asarray(exact.log_gradient_norm), found.gradient),
+        (2.0 * np.asarray(exact.log_branch_gradient_norm), found.branch_gradient),
+        (exact.log_preactivation_second_moment, found.preactivation),
+    ):
+        far = np.abs(theirs.log_second_moment - ours)
+        assert np.all(far < 5.0 * theirs.second_moment_error + 1e-10)
+    far = np.abs(found.preactivation.gap / exact.preactivation_gap - 1.0)
+    assert np.all(far < 5.0 * found.preactivation.gap_error + 1e-10)
+
+
+def test_a_line_in_place_of_relu_leaves_sums_of_squares() -> None:
+    """phi = identity: W phi(x) sees the stream's covariance, and J'g no signs: a Gaussian's recursion."""
+    network = sandwich(
+        th.batch_norm(), depth=30, order="branch_end_norm", maps=1, activation=th.identity
+    )
+    inputs = th.exchangeable(batch=8, gap=0.5)
+    exact = th.predict(network, inputs)
+    total, own, log = 7.0, 1.0, []
+    for k in reversed(range(30)):
+        log.append(1.0 / 8.0 + total / 8.0)
+        # Contrasts of x_k: 0.5 of the start and 8/7 of each block; weights of variance 2 cancel.
+        returned = 8.0 / (5.0 * (0.5 + k * 8.0 / 7.0)) * (total - own) / 7.0
+        total, own = total + 7.0 * returned, own + returned
+    np.testing.assert_allclose(np.asarray(exact.gradient_norm) ** 2, np.array(log[::-1]), rtol=1e-9)
+
+
+def test_a_thousand_blocks_that_need_no_population() -> None:
+    for order, maps in (("sandwich", 1), ("sandwich", 2), ("branch_end_norm", 1)):
+        network = sandwich(th.batch_norm(), depth=1000, order=order, maps=maps)
+        start = time.process_time()
+        found = th.predict(network, th.exchangeable(batch=16, correlation=0.3))
+        assert time.process_time() - start < 2.0
+        assert "population" not in {route[-1] for route in found.route.values()}
+        assert found.activation.gap_error.max() < 1e-8
+        assert np.asarray(found.gradient_error).max() < 1e-8
+
+
 def test_refusals() -> None:
     inputs = th.exchangeable(batch=8, gap=0.5)
     assert flight_refusal(sandwich(th.batch_norm()), inputs) is None
@@ -96,10 +204,26 @@ def test_refusals() -> None:
         sandwich(th.batch_norm(eps=0.1)),
         sandwich(th.layer_norm()),
         sandwich(th.batch_norm(), skip=0.9),
-        sandwich(th.batch_norm(), maps=1),
+        sandwich(th.batch_norm(), maps=1, activation=th.tanh),
+        sandwich(th.batch_norm(), maps=1, activation=th.scaled_relu),
         Residual(Layer(norm=th.batch_norm()), depth=3),
     ):
         assert flight_refusal(network, inputs) is not None
+    end = {"order": "branch_end_norm", "maps": 1}
+    assert end_refusal(sandwich(th.batch_norm(), **end), inputs) is None
+    for network in (
+        sandwich(th.batch_norm(eps=0.1), **end),
+        sandwich(th.variance_norm(), **end),
+        sandwich(th.group_norm(8), **end),
+        sandwich(th.batch_norm(), skip=0.9, **end),
+        sandwich(th.batch_norm(), activation=th.tanh, **end),
+        sandwich(th.batch_norm(), order="branch_end_norm"),
+    ):
+        assert end_refusal(network, inputs) is not None
+    narrow = th.exchangeable(batch=8, gap=1e-12)
+    assert end_refusal(sandwich(th.batch_norm(), **end), narrow) is not None
+    with pytest.raises(SpecificationError):
+        flight_signs(1, size=8, second_moment=1.0, product=1.0, length=1.0)
     with pytest.raises(HypothesisError):
         random_flight(1, dimensions=2, start=1.0, length=1.0)
     with pytest.raises(SpecificationError):

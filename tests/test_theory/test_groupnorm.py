@@ -12,8 +12,10 @@ import pytest
 from mpmath.calculus.quadrature import GaussLegendre
 from scipy.optimize import brentq
 
+import theory as th
 from theory.errors import SpecificationError
 from theory.routes import arccosine, groupnorm
+from theory.routes.group_table import GapTable
 from theory.routes.groupnorm import group_gap, group_moments, group_slope
 from theory.specs import activations
 
@@ -368,3 +370,16 @@ def test_errors_of_slopes_include_those_of_the_dual():
     _, error = group_slope(activations.tanh, [1e-3, 0.3, 1.5], group_size=6, centered=True)
     assert dual.gap_error > 0.0
     assert (error >= dual.gap_error + dual.moment_error).all()
+
+
+@pytest.mark.parametrize("activation", [th.relu, th.leaky_relu(0.3), th.abs, th.tanh])
+@pytest.mark.parametrize("group_size", [2, 3, 4, 8, 64])
+def test_tables_are_the_integral_to_rounding(activation: th.Activation, group_size: int) -> None:
+    table = GapTable(activation.base, group_size, True, 0)
+    rng = np.random.default_rng(0)
+    gaps = np.concatenate((2.0 * rng.random(30), 10.0 ** (-200.0 * rng.random(30)), [0.0, 2.0]))
+    exact, stated = group_gap(activation, gaps, group_size=group_size, centered=True)
+    for gap, value, error in zip(gaps.tolist(), exact, stated, strict=True):
+        found, own = table(gap)
+        assert abs(found - value) <= (own + error) * value
+        assert own < 1e-13

@@ -25,7 +25,7 @@ from theory.population.result import population
 from theory.residual_growth import growth_law
 from theory.routes.walk_density import walk_law
 from theory.specs.networks import Layer
-from theory.specs.residual import Residual
+from theory.specs.residual import ORDERS, Residual
 
 PI = math.pi
 LN, RMS, GN = Layer(norm=th.layer_norm()), Layer(norm=th.rms_norm()), Layer(norm=th.group_norm(8))
@@ -596,3 +596,78 @@ def test_factors_that_add_up_to_one_but_for_rounding_do_not_grow() -> None:
     for angle in angles:
         law = stream_growth(lambda q: q, skip=math.cos(angle), factor=math.sin(angle))
         assert law.kind == "bounded"
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("norm", [None, th.layer_norm(), th.group_norm(8), th.batch_norm()])
+@pytest.mark.parametrize("skip", [1.0, 0.8])
+def test_laws_of_closed_branches_are_those_of_predictions(
+    order: Any, norm: th.Normalizer | None, skip: float
+) -> None:
+    """SkipInit: every order has a law, and what predict says of six blocks obeys it."""
+    network = Residual(Layer(norm=norm), depth=6, order=order, branch=0.0, skip=skip)
+    law = growth_law(network, batch=8)
+    assert law.reasons == ()
+    assert law.variance is not None
+    assert law.gradient is not None
+    found = th.predict(network, th.exchangeable(batch=8, correlation=0.3))
+    for one, logs in ((law.variance, found.log_second_moment[1:]), (law.gradient, None)):
+        if logs is None:
+            # Behind the first block, and before the last: its own projection acts once.
+            assert found.log_gradient_norm is not None
+            logs = 2.0 * found.log_gradient_norm[:-1][::-1]
+        # A stream that fades has the limit 0 at skip^2 per block.
+        per_block = one.rate if one.kind == "exponential" else 1.0
+        if one.kind == "bounded" and one.rate == 0.0:
+            per_block = network.factors[0] ** 2
+        assert np.diff(logs) == pytest.approx(np.full(4, math.log(per_block)), abs=0.02)
+        if one.kind == "bounded" and one.rate > 0.0 and one is law.variance:
+            assert math.exp(found.log_second_moment[-1]) == pytest.approx(one.rate, rel=1e-6)
+
+
+def test_closed_branches_behind_activations() -> None:
+    """leaky relu keeps x < 0 at 0.3 per block; scaled relu moves every ray; abs folds once."""
+
+    def variance(activation: th.Activation, **options: Any) -> Any:
+        layer = Layer(activation=activation)
+        network = Residual(layer, depth=5, order="post_activation", branch=0.0, **options)
+        return growth_law(network)
+
+    assert variance(th.leaky_relu(0.3), skip=1.5).variance.rate == pytest.approx(2.25)
+    assert variance(th.abs).variance.kind == "bounded"
+    for activation, options in ((th.scaled_relu, {}), (th.tanh, {}), (th.relu, {"skip": -1.0})):
+        refused = variance(activation, **options)
+        assert refused.variance is None
+        assert "branch = 0" in refused.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("norm", "rate"),
+    [
+        (th.batch_norm(ddof=1), 7.0 / 8.0),
+        (th.rms_norm(), 1.0),
+        (th.layer_norm(eps=0.1), 0.9),
+        (th.variance_norm(), math.nan),
+        (th.group_norm(8, eps=0.1), None),
+        (th.evonorm_s0(8), None),
+    ],
+)
+def test_closed_branches_before_a_norm(norm: th.Normalizer, rate: float | None) -> None:
+    """N(N(x)) = N(x) at eps = 0; with eps = 0.1 LN settles where q + eps = 1; gates are refused."""
+    network = Residual(Layer(norm=norm), depth=5, order="post_norm", branch=0.0)
+    law = growth_law(network, batch=8)
+    if rate is None:
+        assert law.variance is None
+        assert "branch = 0" in law.reasons[0]
+        return
+    assert law.variance is not None
+    assert law.variance.kind == "bounded"
+    assert law.variance.rate == pytest.approx(rate, nan_ok=True)
+
+
+def test_variance_norm_with_the_inverse_root_of_depth_has_no_power() -> None:
+    """Samples stay where they are: predictions at 10, 100, 1000 blocks agree; no l^(15/13)."""
+    layer = Layer(norm=th.variance_norm())
+    law = growth_law(Residual(layer, depth=10, branch="1/sqrt(L)"), batch=16)
+    assert law.variance is None
+    assert law.reasons

@@ -21,7 +21,7 @@ import montecarlo as mc
 import theory as th
 from theory.population.prediction import SEED
 from theory.population.result import population
-from theory.population.sphere_pairs import pair_step, relu_gap
+from theory.population.sphere_pairs import NORMALS, pair_step, relu_gap
 from theory.routes.sphere_walk import sphere_step
 
 INPUTS = th.exchangeable(batch=4, correlation=0.5)
@@ -177,7 +177,7 @@ def test_cosines_of_pairs_by_drawing_vectors(far: float, gap: float) -> None:
     rng, n, count, a, s = np.random.default_rng(5), 7, 100_000, 1.2, 0.8
     w = pair_step(
         np.full((1, count), far), dimensions=n, skip=a, noise=s,
-        noise_gap=np.array([gap]), rng=rng,
+        noise_gap=np.array([gap]), normals=rng.standard_normal((NORMALS, 1, count)),
     )[0]  # fmt: skip
     u, v = rng.standard_normal((2, count, n))
     apart = s * (gap * u - math.sqrt(gap * (2.0 - gap)) * v)

@@ -10,6 +10,8 @@ g_l are those of Pi = I at the end and the sum of i_k, k >= l.  The last norm of
     E|i_k|^2 = eps_k D (n - 1) E|x_k|^-2,   E(v_l i_k)^2 = eps_k D (E|x_k|^-2 - E[(v_l x_k)^2 |x_k|^-4]),
 
 and what lies between the norms acts on Gaussians.  The pool's mean passes over the skip alone.
+One map puts phi behind the first norm: i_k = P_x M e_k sqrt(D)/|x_k|, M = diag phi'(P x_k).  Given x_k the
+step v_l is uniform around it, so that eps_k becomes E[tr(P_x M Pi M)]/(n - 1) in both (``masks``).
 Derived here.
 """
 
@@ -22,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.operators import bind_pull, bind_push
+from theory.population.masks import tangential_trace
 from theory.population.spheres import initial
-from theory.program import Fork, Linear, Merge, NormAct, Observe, lower
+from theory.program import Fork, Linear, Merge, NormAct, Observe, lower, plain_activation
 from theory.routes.random_flight import flight_fits, random_flight
 from theory.specs.activations import identity
 from theory.specs.inputs import ExchangeableInputs
@@ -32,7 +35,7 @@ from theory.specs.residual import Residual
 from theory.states.base import Gradient
 from theory.states.exchangeable import Exchangeable
 
-__all__ = ["FlightLaw", "flight_law", "flight_refusal"]
+__all__ = ["FlightLaw", "behind", "flight_law", "flight_refusal"]
 
 FloatArray = NDArray[np.float64]
 
@@ -50,8 +53,8 @@ class FlightLaw(NamedTuple):
 
 def flight_refusal(network: Network, inputs: ExchangeableInputs) -> str | None:
     """None if the pools of ``network`` are random flights, else why not."""
-    if not isinstance(network, Residual) or network.order != "sandwich" or network.maps != 2:
-        return "only sandwiches of two maps add steps of one length"
+    if not isinstance(network, Residual) or network.order != "sandwich":
+        return "only sandwiches add steps of one length"
     norm = network.layer.norm
     if norm is None or norm.eps != 0.0 or norm.gate is not None or norm.denominator != "std":
         return "steps that vary in length"
@@ -60,6 +63,11 @@ def flight_refusal(network: Network, inputs: ExchangeableInputs) -> str | None:
     size = norm.pool.size(batch=inputs.batch, positions=1)
     if not 4 <= size < math.inf:
         return "a pool without fluctuations, or with an infinite E[1/R^2]"
+    activation = network.layer.activation
+    if network.maps == 1 and (activation.ray_slopes is None or activation.shift != 0.0):
+        return f"{activation.name} sees more than the direction"
+    if network.maps == 1 and network.weights.centered:
+        return "the mean of an activation of a sphere is not that of a Gaussian"
     if network.factors[0] != 1.0 or not network.factors[1] or network.scales:
         return "skips that forget, or branches that are scaled or 0"
     length = abs(network.factors[1]) * math.sqrt(norm.divisor(batch=inputs.batch, positions=1))
@@ -84,12 +92,12 @@ def flight_law(network: Residual, inputs: ExchangeableInputs) -> FlightLaw:
         length=math.sqrt(factor * divisor),
     )
     # Behind the first norm all blocks are alike; of two samples of GN the gap does not matter.
-    inner = _between(network)
+    inner = behind(network)
     states = [Exchangeable(inputs.batch, divisor / pool, pool / n if coupled else 0.5)]
     for op in inner:
         states.append(bind_push(op, states[-1])[0](states[-1]))
     passed = divisor / ((n - 2.0) * _variance(states[-1], coupled))
-    between, at_map, error = _returned(inner, states, n=n, pool=pool, coupled=coupled)
+    between, at_map, error = _returned(network, inner, states, pool=pool, coupled=coupled)
     gradient, branch = np.empty(depth), np.empty(depth)
     total, along = float(n), 1.0
     for k in reversed(range(depth)):
@@ -103,33 +111,45 @@ def flight_law(network: Residual, inputs: ExchangeableInputs) -> FlightLaw:
     return FlightLaw(gradient, branch, _INTEGRALS + depth * error)
 
 
-def _between(network: Residual) -> list[Linear | NormAct]:
-    """The operations of a branch between its two norms."""
+def behind(network: Residual) -> list[Linear | NormAct]:
+    """The operations of a branch behind its first N and before its last."""
     ops = lower(network)
     fork = next(k for k, op in enumerate(ops) if isinstance(op, Fork))
     merge = next(k for k, op in enumerate(ops) if isinstance(op, Merge))
     body = [op for op in ops[fork + 1 : merge] if not isinstance(op, Observe)]
-    norm = NormAct(network.layer.norm, identity)
-    assert body[0] == body[-1] == norm
-    return [op for op in body[1:-1] if isinstance(op, Linear | NormAct)]
+    first = body[0]
+    assert isinstance(first, NormAct)
+    assert first.norm == network.layer.norm
+    assert body[-1] == NormAct(network.layer.norm, identity)
+    entered = [] if first.activation == identity else [plain_activation(first.activation)]
+    return entered + [op for op in body[1:-1] if isinstance(op, Linear | NormAct)]
 
 
 def _returned(
+    network: Residual,
     inner: list[Linear | NormAct],
     states: list[Exchangeable],
     *,
-    n: int,
     pool: float,
     coupled: bool,
 ) -> tuple[float, float, float]:
-    """(contrast behind the first norm, E[g^2] at h^l, error) of a unit contrast at the second norm."""
+    """(eps behind the first norm, E[g^2] at h^l, error) of a unit contrast at the second norm."""
     pair = -1.0 / pool if coupled else 0.0
-    gradient = Gradient((n / pool, pair), 0, 0.0)
-    at_map = gradient
+    gradient = Gradient(((pool - 1.0) / pool, pair), 0, 0.0)
+    at_map = behind = gradient
     for op, state in zip(reversed(inner), reversed(states[:-1]), strict=True):
-        at_map, gradient = gradient, bind_pull(op, state)[0](state, gradient)
-    same, other = (value * 4.0**gradient.exponent for value in gradient.value)
+        behind, gradient = gradient, bind_pull(op, state)[0](state, gradient)
+        if isinstance(op, Linear):
+            # The first map's output is where h^l is read: the last one kept.
+            at_map = behind
+    unit = 4.0**gradient.exponent
+    same, other = (value * unit for value in gradient.value)
     back = same - other if coupled else same
+    if network.maps == 1:
+        same, other = (value * 4.0**behind.exponent for value in behind.value)
+        back = tangential_trace(
+            network.layer.activation, same=same, pair=other, size=pool, coupled=coupled
+        )
     return back, at_map.value[0] * 4.0**at_map.exponent, gradient.error
 
 

@@ -11,7 +11,8 @@ closed form
     under x -> -x, so that E[phi'(x)^2 | |x|, |N|, ...] is its mean, and gradients of different channels
     are uncorrelated over the skip; each block multiplies by a^2 + b^2 T/q as if x were Gaussian.
 random flight
-    Gradients of x + b N(F(N(x))), N over a finite pool (sandwich): see ``flights``.
+    Gradients of x + b N(F(N(x))), N over a finite pool (sandwich): see ``flights``; with BN also of
+    x + b N(W phi(x)): see ``branch_ends``.
 
 Everything else is left to populations.
 """
@@ -26,7 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import HypothesisError, SpecificationError
-from theory.population.flights import flight_law, flight_refusal
+from theory.operators import bind_push
+from theory.population.branch_ends import end_law, end_refusal
+from theory.population.flights import behind, flight_law, flight_refusal
 from theory.population.spheres import initial
 from theory.population.walks import (
     WALK_DENSITY,
@@ -38,20 +41,27 @@ from theory.population.walks import (
     walk,
     walk_refusal,
 )
+from theory.program import Linear
 from theory.specs.inputs import ExchangeableInputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
+from theory.states.exchangeable import Exchangeable
 
 __all__ = ["Known", "known"]
 
 FloatArray = NDArray[np.float64]
+
+FLIGHT = "random flight"
 
 # Sums over grids and Poisson weights; recursions of closed forms.
 _GRID, _ROUNDING = 1e-11, 1e-13
 
 
 class Known(NamedTuple):
-    """Numbers per layer, None where populations are asked; ``error`` is relative."""
+    """Numbers per layer, None where populations are asked; ``error`` is relative.
+
+    ``map_second_moment`` and ``map_gap`` are those of h^l.
+    """
 
     route: str = ""
     log_second_moment: FloatArray | None = None
@@ -60,12 +70,18 @@ class Known(NamedTuple):
     log_branch_gradient: FloatArray | None = None
     error: float = 0.0
     gradient_route: str = ""
+    map_second_moment: FloatArray | None = None
+    map_gap: FloatArray | None = None
+    map_route: str = ""
 
     def routes(self) -> Mapping[str, str]:
         """Route by observable."""
         found = {}
         if self.log_second_moment is not None:
             found["second_moment"] = self.route
+        if self.map_gap is not None:
+            names = ("second_moment", "gap", "correlation")
+            found |= dict.fromkeys((f"preactivation_{name}" for name in names), self.map_route)
         if self.gap is not None:
             found |= dict.fromkeys(("gap", "similarity", "stable_rank", "variance"), self.route)
         if self.log_gradient is not None:
@@ -151,14 +167,31 @@ def _added(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> 
         contrast = fading * start.second_moment * start.gap
         gap = (contrast + added * steps * inputs.batch / (inputs.batch - 1.0)) / second
     found = Known("closed form", np.log(second), gap, error=_ROUNDING * network.depth)
+    if norm.pool.samples:
+        found = _maps(network, inputs, found)
     if backward and flight_refusal(network, inputs) is None:
         law = flight_law(network, inputs)
         return found._replace(
             log_gradient=np.log(law.gradient),
             log_branch_gradient=np.log(law.branch_gradient),
             error=max(found.error, law.error),
-            gradient_route="random flight",
+            gradient_route=FLIGHT,
         )
+    if end_refusal(network, inputs) is None:
+        end = end_law(network, inputs)
+        found = found._replace(
+            map_second_moment=end.map_second_moment,
+            map_gap=end.map_gap,
+            map_route=FLIGHT,
+            error=max(found.error, _GRID),
+        )
+        if backward:
+            found = found._replace(
+                log_gradient=np.log(end.gradient),
+                log_branch_gradient=np.log(end.branch_gradient),
+                gradient_route=FLIGHT,
+            )
+        return found
     activation = network.layer.activation
     symmetric = activation.ray_slopes is not None and activation.shift == 0.0 and not start.mean
     alone = network.order == "branch_end_norm" and network.maps == 1 and not norm.pool.samples
@@ -172,3 +205,27 @@ def _added(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> 
     gradient = np.append(np.cumsum(np.log(a * a + share[1:])[::-1])[::-1], 0.0)
     branch = gradient + np.log(share / (passed * network.weights.weight_variance))
     return found._replace(log_gradient=gradient, log_branch_gradient=branch)
+
+
+def _maps(network: Residual, inputs: ExchangeableInputs, found: Known) -> Known:
+    """h^l behind N over samples: uniform on a sphere, whatever the stream."""
+    activation, norm = network.layer.activation, network.layer.norm
+    assert norm is not None
+    ray = activation.ray_slopes is not None and activation.shift == 0.0
+    if network.order != "sandwich" or network.scales:
+        return found
+    if network.maps == 1 and (not ray or network.weights.centered):
+        return found
+    gap = inputs.batch / (inputs.batch - 1.0)
+    divisor = norm.divisor(batch=inputs.batch, positions=1)
+    state = Exchangeable(inputs.batch, divisor / inputs.batch, gap)
+    for op in behind(network):
+        state = bind_push(op, state)[0](state)
+        if isinstance(op, Linear):
+            break
+    ones = np.ones(network.depth)
+    return found._replace(
+        map_second_moment=state.unscaled().second_moment * ones,
+        map_gap=state.gap * ones,
+        map_route=found.route,
+    )

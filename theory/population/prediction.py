@@ -6,6 +6,7 @@ everything, and what ``known`` says of second moments, gaps and gradients takes 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -15,8 +16,15 @@ from numpy.typing import NDArray
 from theory.errors import HypothesisError
 from theory.population.contrasts import controlled_gaps
 from theory.population.known import Known, known
+from theory.population.pair_paths import pair_gradients, pairs_refusal
 from theory.population.result import PopulationResult, population
-from theory.population.spheres import SPHERE_WALK, sphere_law, sphere_refusal, sphere_states
+from theory.population.spheres import (
+    SPHERE_WALK,
+    initial,
+    sphere_law,
+    sphere_refusal,
+    sphere_states,
+)
 from theory.regimes import Regime
 from theory.results import Prediction
 from theory.specs.inputs import ExchangeableInputs, Inputs
@@ -71,9 +79,18 @@ def predict_population(
     endless = kind.status == "infinite"
     exact = known(network, inputs, backward=backward and not endless)
     sampled = backward and not endless and exact.log_gradient is None
+    paired = sampled and pairs_refusal(network, inputs) is None
+    if exact.gap is not None and exact.map_gap is not None and not sampled:
+        # Every figure is known.
+        return _settled(network, inputs, kind, exact, backward=backward)
     try:
         found = population(
-            network, inputs, populations=POPULATIONS, seed=SEED, backward=sampled, refine=refine
+            _one_map(network) if paired else network,
+            inputs,
+            populations=POPULATIONS,
+            seed=SEED,
+            backward=sampled and not paired,
+            refine=refine,
         )
     except HypothesisError as error:
         raise HypothesisError(f"{departure}: {error}") from error
@@ -85,7 +102,12 @@ def predict_population(
         stream = _with_gaps(stream, gaps.stream, gaps.stream_error, inputs.batch)
         observed = _with_gaps(observed, gaps.preactivation, gaps.preactivation_error, inputs.batch)
     stream = _with_moments(stream, exact, inputs.batch)
-    signal = _gradients(found, exact, depth=len(stream.gap)) if backward else (None,) * 4
+    observed = _with_maps(observed, exact, inputs.batch)
+    signal: Any = (None,) * 4
+    if paired:
+        signal = _paired(network, inputs, found)
+    elif backward:
+        signal = _gradients(found, exact, depth=len(stream.gap))
     for values in (*stream, *observed):
         values.flags.writeable = False
     return Prediction(
@@ -114,8 +136,9 @@ def _sphere(
     network: Residual, inputs: ExchangeableInputs, kind: Regime, *, backward: bool, refine: int
 ) -> Prediction:
     """Post-norm with GN or BN: exact but for the gaps of GN, which are sampled."""
-    # A few seconds however deep.
-    chains = refine * int(min(max(4_000_000 / network.depth, 2048), 32768))
+    # A few seconds however deep; lattices have powers of two.
+    wanted = refine * min(max(2_500_000 / network.depth, 2048.0), 16384.0)
+    chains = 1 << int(math.log2(wanted))
     populations = refine * POPULATIONS
     streams, maps = sphere_states(
         network, inputs, populations=populations, chains=chains, seed=SEED
@@ -152,6 +175,39 @@ def _sphere(
     )
 
 
+def _settled(
+    network: Network, inputs: ExchangeableInputs, kind: Regime, exact: Known, *, backward: bool
+) -> Prediction:
+    """Everything is known: what a norm adds has no mean, so the stream's is the start's."""
+    assert isinstance(network, Residual)
+    assert exact.log_second_moment is not None
+    blank = Observables(*np.zeros((len(Observables._fields), network.depth)))
+    stream = _with_moments(blank, exact, inputs.batch)
+    observed = _with_maps(blank, exact, inputs.batch)
+    start, skip = initial(network, inputs), network.factors[0]
+    blocks = np.arange(1.0, network.depth + 1.0)
+    carried = np.exp(blocks * math.log(abs(skip)) - 0.5 * exact.log_second_moment)
+    mean = start.mean * np.sign(skip) ** blocks * carried
+    signal = _gradients(None, exact, depth=network.depth) if backward else (None,) * 4
+    for values in (*stream, *observed):
+        values.flags.writeable = False
+    return Prediction(
+        network=network,
+        inputs=inputs,
+        regime=kind,
+        activation=stream,
+        preactivation=observed,
+        log_gradient_norm=signal[0],
+        gradient_error=signal[1],
+        log_branch_gradient_norm=signal[2],
+        branch_gradient_error=signal[3],
+        forward_route=exact.route,
+        backward_route=(exact.gradient_route or exact.route) if backward else None,
+        states=_states(stream, mean, inputs.batch),
+        routes=exact.routes(),
+    )
+
+
 def _with_moments(stream: Observables, exact: Known, batch: float) -> Observables:
     """The observables with what is known exactly in place of averages."""
     if exact.log_second_moment is not None:
@@ -162,6 +218,17 @@ def _with_moments(stream: Observables, exact: Known, batch: float) -> Observable
     if exact.gap is not None:
         stream = stream._replace(gap=exact.gap, gap_error=np.full(len(stream.gap), exact.error))
     return _with_gaps(stream, stream.gap, stream.gap_error, batch)
+
+
+def _with_maps(observed: Observables, exact: Known, batch: float) -> Observables:
+    """The observables of h^l with what is known exactly in place of averages."""
+    if exact.map_second_moment is None or exact.map_gap is None:
+        return observed
+    error = np.full(len(observed.gap), exact.error)
+    observed = observed._replace(
+        log_second_moment=np.log(exact.map_second_moment), second_moment_error=error
+    )
+    return _with_gaps(observed, exact.map_gap, error, batch)
 
 
 def _with_gaps(
@@ -175,13 +242,26 @@ def _with_gaps(
     )
 
 
-def _gradients(found: PopulationResult, exact: Known, *, depth: int) -> Any:
+def _one_map(network: Network) -> Residual:
+    """Steps behind a pool's norm do not know how many maps came before."""
+    assert isinstance(network, Residual)
+    return dataclasses.replace(network, maps=1)
+
+
+def _paired(network: Network, inputs: ExchangeableInputs, found: PopulationResult) -> Any:
+    """(log norm, error) at the stream and at h^l of BN behind a reflected walk."""
+    assert isinstance(network, Residual)
+    law = pair_gradients(network, inputs, found, seed=SEED)
+    return tuple(0.5 * values for values in law)
+
+
+def _gradients(found: PopulationResult | None, exact: Known, *, depth: int) -> Any:
     """(log norm, error) at the stream and at h^l, relative to the last stream."""
     if exact.log_gradient is not None:
         assert exact.log_branch_gradient is not None
         error = np.full(depth, 0.5 * exact.error)
         return 0.5 * exact.log_gradient, error, 0.5 * exact.log_branch_gradient, error
-    if found.gradient is None:
+    if found is None or found.gradient is None:
         endless = np.full(depth, math.inf)
         endless[-1] = 0.0
         return endless, np.zeros(depth), np.full(depth, math.inf), np.zeros(depth)

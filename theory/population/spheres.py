@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.operators import bind_pull, bind_push
+from theory.population.masks import tangential_trace
 from theory.population.result import averaged
-from theory.population.sphere_pairs import pair_step, relu_gap
+from theory.population.sphere_pairs import lattice, lattice_normals, pair_step, relu_gap
 from theory.program import Fork, Linear, Merge, NormAct, Observe, lower
 from theory.routes.sphere_walk import SphereStep, sphere_step
+from theory.specs.activations import identity
 from theory.specs.inputs import ExchangeableInputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
@@ -30,6 +32,9 @@ __all__ = ["SPHERE_WALK", "Sphere", "SphereLaw", "sphere_law", "sphere_refusal",
 SPHERE_WALK = "sphere walk"
 
 FloatArray = NDArray[np.float64]
+
+# Quadratures of the mean field, and of the first block.
+_ROUNDING = 1e-11
 
 
 class SphereLaw(NamedTuple):
@@ -78,6 +83,7 @@ class Sphere:
         self.radius2 = norm.divisor(batch=batch, positions=1)
         self.factors = network.factors
         self.one_map = network.maps == 1
+        self.activation = network.layer.activation
         ops = lower(network)
         fork = next(k for k, op in enumerate(ops) if isinstance(op, Fork))
         merge = next(k for k, op in enumerate(ops) if isinstance(op, Merge))
@@ -141,20 +147,15 @@ class Sphere:
             return total, total, at_map
         tangential = total - between
         if self.one_map and on_sphere:
-            tangential = self._masked(gradient_behind.value, 4.0**gradient_behind.exponent)
+            unit = 4.0**gradient_behind.exponent
+            tangential = tangential_trace(
+                self.activation,
+                same=gradient_behind.value[0] * unit,
+                pair=gradient_behind.value[1] * unit,
+                size=size,
+                coupled=True,
+            )
         return total, tangential, at_map
-
-    def _masked(self, value: tuple[float, float], unit: float) -> float:
-        """E[tr(P_x M Pi M)]/(n - 1), M the masks of relu at x: P_x = I - 11'/B - x x'/|x|^2."""
-        size, n = self.pool, self.dimensions
-        rho = -1.0 / (size - 1.0)
-        both = 0.25 + math.asin(rho) / (2.0 * math.pi)
-        kernel = (math.sqrt(1.0 - rho * rho) + rho * (math.pi - math.acos(rho))) / math.pi
-        same, pair = value[0] * unit, value[1] * unit
-        # E[relu(x_i)^2]/|x|^2 = 1/(2B) and E[relu(x_i) relu(x_j)]/|x|^2 = kappa_1(rho)/(2B).
-        diagonal = size * same * (0.5 - 0.5 / size - 0.5 / size)
-        across = size * (size - 1.0) * pair * (-both / size - 0.5 * kernel / size)
-        return (diagonal + across) / (n - 1.0)
 
     def factor(self) -> float:
         """alpha/alpha': growth per block of tangential squared gradients."""
@@ -200,10 +201,18 @@ def sphere_states(
     # A Gaussian sum: pure noise, of one cosine in every population.
     apart = (a * a * start.second_moment * start.gap + added * total.gap) / (own + added)
     far, gaps = np.zeros((populations, chains)), np.full(populations, apart)
-    skip, noise = 0.0, 1.0
+    skip, noise, points = 0.0, 1.0, lattice(chains)
     streams, maps = [], [inner[at]]
-    for _ in range(network.depth):
-        far = pair_step(far, dimensions=n, skip=skip, noise=noise, noise_gap=gaps, rng=rng)
+    norm = NormAct(network.layer.norm, identity)
+    first = Exchangeable(2, 1.0, apart)
+    first = bind_push(norm, first)[0](first)
+    for k in range(network.depth):
+        normals = lattice_normals(points, populations, rng)
+        far = pair_step(far, dimensions=n, skip=skip, noise=noise, noise_gap=gaps, normals=normals)
+        if k == 0 and first.gap > 0.0:
+            # The first block's mean is that of a normalized Gaussian.
+            far = np.minimum(far * (first.gap / far.mean(axis=1, keepdims=True)), 2.0)
+        far.sort(axis=1)
         streams.append(_measured(sphere.settled._replace(batch=inputs.batch), far.mean(axis=1)))
         seen = (relu_gap(far) if sphere.one_map else far).mean(axis=1)
         ends = [sphere.mapped(gap) for gap in seen.tolist()]
@@ -217,7 +226,7 @@ def sphere_states(
 def _measured(state: Exchangeable, gaps: FloatArray) -> Exchangeable:
     """The state with the mean gap of populations and its relative error."""
     gap, error = averaged(gaps)
-    relative = float(error / gap) if gap > 0.0 else 0.0
+    relative = float(error / gap) + _ROUNDING if gap > 0.0 else 0.0
     return state._replace(gap=float(gap), gap_error=relative)
 
 

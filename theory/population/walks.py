@@ -216,9 +216,12 @@ def _start(network: Residual, inputs: ExchangeableInputs) -> Exchangeable:
     return start.linear(network.stem.weight_variance, centered=network.stem.centered)
 
 
-def branch_gradient(network: Residual) -> float:
-    """c: what a branch returns of squared gradients, times the second moment that it sees."""
-    state = Exchangeable(2, 1.0, 1.0)
+def branch_gradient(network: Residual, *, batch: float = 2) -> float:
+    """c: what a branch returns of squared gradients, times the second moment that it sees.
+
+    Behind a pool over ``batch`` samples: times E[x^2] - E[xx'].
+    """
+    state = Exchangeable(batch, 1.0, 1.0)
     passed = []
     for op in branch_operations(network):
         passed.append((op, state))

@@ -11,6 +11,7 @@ import numpy as np
 from theory.program import NormAct
 from theory.routes import batchnorm, groupnorm
 from theory.routes.base import NoShortCut, SamplewiseRoute, Want, label
+from theory.routes.group_table import gap_table
 from theory.states.base import Block, Gradient, Moments
 from theory.states.exchangeable import Exchangeable
 
@@ -120,6 +121,39 @@ class GroupPearson(SamplewiseRoute):
     def slope(self, op: NormAct, q1: Any, q2: Any, gap: Any) -> tuple[Any, float]:
         value, error = groupnorm.group_slope(op.activation.base, gap, **_group(op))
         return value / (np.sqrt(q1) * np.sqrt(q2)), float(np.max(error))
+
+    def fast_push(self, op: NormAct, *, exchangeable: bool) -> Callable[[Any], Any] | None:
+        if not exchangeable:
+            return None
+        table = gap_table(op.activation.base, **_group(op))
+        q, mean, error = groupnorm.group_moments(op.activation.base, **_group(op))
+
+        def push(state: Exchangeable) -> Exchangeable:
+            gap, gap_error = table(state.gap)
+            gap_error += state.gap_error
+            return Exchangeable(state.batch, q, gap, mean, 0, error, gap_error, error)
+
+        return push
+
+    def fast_pull(
+        self, op: NormAct, *, exchangeable: bool
+    ) -> Callable[[Any, Gradient], Gradient] | None:
+        if not exchangeable:
+            return None
+        slope, slope_error = groupnorm.group_slope(op.activation.base, 0.0, **_group(op))
+        own, own_error = float(slope), float(slope_error)
+
+        def pull(state: Exchangeable, gradient: Gradient) -> Gradient:
+            q = state.second_moment
+            same, pair = gradient.value
+            error = own_error
+            if pair:
+                factor, pair_error = self.slope(op, q, q, state.gap)
+                pair, error = pair * float(factor), max(error, pair_error)
+            error += gradient.error + state.second_moment_error + state.gap_error
+            return Gradient((same * own / q, pair), gradient.exponent - state.exponent, error)
+
+        return pull
 
 
 class GroupLaplace(SamplewiseRoute):

@@ -22,7 +22,7 @@ from scipy import special
 
 from theory.errors import HypothesisError, out_of_domain
 
-__all__ = ["RandomFlight", "flight_fits", "random_flight"]
+__all__ = ["RandomFlight", "flight_fits", "radial_nodes", "random_flight"]
 
 FloatArray = NDArray[np.float64]
 
@@ -72,7 +72,7 @@ def random_flight(steps: int, *, dimensions: int, start: float, length: float) -
         )
     if not flight_fits(start=start, length=length):
         raise out_of_domain("start", start, "at least 2e-5 length^2", "use a population")
-    t, weight = _nodes(start, length, steps)
+    t, weight = radial_nodes(start, length, steps)
     z = length * t
     factor = special.hyp0f1(0.5 * n, -0.25 * z * z)
     # Lambda'' from Bessel's equation and Lambda'(z) = -z/n 0F1(n/2 + 1; -z^2/4).
@@ -89,7 +89,7 @@ def random_flight(steps: int, *, dimensions: int, start: float, length: float) -
     return RandomFlight(inverse, along)
 
 
-def _nodes(start: float, length: float, steps: int) -> tuple[FloatArray, FloatArray]:
+def radial_nodes(start: float, length: float, steps: int) -> tuple[FloatArray, FloatArray]:
     """Gauss-Legendre over panels that double from far inside the narrowest phi, up to 1/rho wide."""
     end = _REACH / math.sqrt(start)
     width = min(1.0 / length, end)

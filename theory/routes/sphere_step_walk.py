@@ -14,6 +14,9 @@ channels are uncorrelated given the path (W'd is Gaussian): the branch returns t
 
     v_l(x) = int_{y>0} p_n v_{l+1}(y) + (c b^2/q_l) E[int_{y>0} p_{n+2} v_{l+1}(y)],      v_L = 1.
 
+Behind BN two samples share gradients: a term of pairs of samples is taken from the second integral, and c
+is relative to q - p (``Coupling``; see ``theory.population.pair_paths``).
+
 The density breaks at multiples of L, where panels end: Gauss-Legendre panels carry polynomials between,
 and t = sin(theta) integrates them against p_n.  Even n leave half-integer powers at x = L: errors there
 are estimated by halving the panels.
@@ -23,6 +26,7 @@ Derived here.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +36,7 @@ from scipy import special
 from theory.errors import HypothesisError
 from theory.routes.walk_density import WalkLaw
 
-__all__ = ["sphere_step_walk"]
+__all__ = ["Coupling", "sphere_step_walk"]
 
 FloatArray = NDArray[np.float64]
 
@@ -45,6 +49,18 @@ _CIRCLE, _CIRCLE_WEIGHTS = np.polynomial.legendre.leggauss(400)
 _TAIL = 9.5
 # Laws of all blocks are kept for the way back: 240 MB.
 _LARGEST_TABLE = 30_000_000
+
+
+class Coupling(NamedTuple):
+    """What pools over samples change on the way back.
+
+    ``seen`` is what a block's branch sees in place of q; ``across(block, returned)`` is called from the
+    last block (index depth - 1) to the first with what the next one returned (0 behind the last), and
+    is taken from E[(1 - t^2) g^2] n/(n - 1).
+    """
+
+    seen: FloatArray
+    across: Callable[[int, float], float]
 
 
 class _Grid(NamedTuple):
@@ -73,6 +89,7 @@ def sphere_step_walk(
     mean: float = 0.0,
     branch_gradient: float | None = None,
     centered: bool = False,
+    coupling: Coupling | None = None,
     fine: int = 1,
 ) -> WalkLaw:
     """Law of x_{l+1} = relu(x_l + L t_l) from a Gaussian x_0, for l = 1 ... depth, and E[g_l^2].
@@ -92,6 +109,8 @@ def sphere_step_walk(
         that it sees, or None to leave gradients out.
     centered
         Whether the rows of W are: they see q - m^2.
+    coupling
+        Of a pool over samples.
     fine
         Panels are that many times narrower.
 
@@ -127,6 +146,8 @@ def sphere_step_walk(
     seen = np.concatenate(([second_moment], second[:-1]))
     if centered:
         seen = seen - np.concatenate(([mean], first[:-1])) ** 2
+    if coupling is not None:
+        seen = coupling.seen
     with np.errstate(divide="ignore"):
         share = branch_gradient / seen
     # Two dimensions more: the weight 1 - t^2.
@@ -141,6 +162,8 @@ def sphere_step_walk(
         else:
             weighted = float(np.sum(masses[k - 1] * _apply(wide, value)))
             weighted += at_zero[k - 1] * float(np.sum(w * wide_from_zero * value))
+        if coupling is not None:
+            weighted -= coupling.across(k, shared[k + 1] if k + 1 < depth else 0.0)
         shared[k] = share[k] * weighted
         value_at_zero = float(np.sum(w * from_zero * value)) + shared[k]
         value = _apply(kernel, value) + shared[k]
