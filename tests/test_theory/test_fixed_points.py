@@ -256,6 +256,6 @@ def test_batch_norm_has_one_root(batch: int) -> None:
 
 @pytest.mark.parametrize("size", [8, 256, 4096])
 def test_bounds_grow_as_slopes_near_one(size: int) -> None:
-    # An error e of the map moves its root by e/(1 - slope).
+    # An error e of the map moves its root by e/(1 - slope), and c itself has half a unit of rounding.
     found = th.fixed_point(layer(norm=th.group_norm(size)))
-    assert found.bound >= 2.0**-53 * found.gap / (1.0 - found.slope)
+    assert found.bound >= 2.0**-54 / (1.0 - found.slope)
