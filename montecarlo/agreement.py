@@ -73,6 +73,14 @@ class Quantity:
     theory: float
     bound: float
 
+    def of(self, simulation: Simulation) -> FloatArray:
+        """Its value in every simulated network."""
+        return simulation.samples[self.name][:, 0 if "gradient" in self.name else -1]
+
+    def margin(self, truncation: float) -> float:
+        """How far the mean of a correct theory may be: stated error, extrapolation, rounding."""
+        return self.bound + truncation + 1e-10 * (1.0 + abs(self.theory))
+
 
 def quantities(prediction: Prediction) -> list[Quantity]:
     """What is compared: log E[x^2], log(1 - s), s and log(|g^1|/|g^L|)^2, where a variance exists."""
@@ -157,7 +165,7 @@ def _run(
         )
         for width in (stage.width, 2 * stage.width)
     ]
-    truncation = (CURVATURE * _maps(prediction) / (2 * stage.width)) ** 2
+    truncation = truncation_of(prediction, stage)
     worst, line = math.inf, ""
     for quantity in compared:
         p, described = _test(quantity, simulations, truncation)
@@ -169,20 +177,30 @@ def _run(
 def _test(
     quantity: Quantity, simulations: list[Simulation], truncation: float
 ) -> tuple[float, str]:
-    index = 0 if "gradient" in quantity.name else -1
-    narrow, wide = (s.samples[quantity.name][:, index] for s in simulations)
-    value = 2.0 * wide.mean() - narrow.mean()
-    parts = [4.0 * wide.var(ddof=1) / len(wide), narrow.var(ddof=1) / len(narrow)]
-    variance = sum(parts)
-    squares = sum(part**2 for part in parts) / (len(wide) - 1)
-    dof = variance**2 / squares if squares > 0.0 else math.inf
-    bound = quantity.bound + truncation + 1e-10 * (1.0 + abs(quantity.theory))
-    sem = math.sqrt(variance)
-    p = p_value(value - quantity.theory, sem=max(sem, 1e-300), dof=min(dof, 1e6), bound=bound)
+    narrow, wide = (quantity.of(s) for s in simulations)
+    value, sem, dof = extrapolated(narrow, wide)
+    bound = quantity.margin(truncation)
+    p = p_value(value - quantity.theory, sem=sem, dof=dof, bound=bound)
     return float(p), (
         f"{quantity.name} = {value:.6g} +- {sem:.2g} extrapolated, {quantity.theory:.6g} predicted "
         f"(margin {bound:.2g}, p = {float(p):.2g})"
     )
+
+
+def truncation_of(prediction: Prediction, stage: Stage) -> float:
+    """(depth c/2n)^2: what extrapolation leaves."""
+    return (CURVATURE * _maps(prediction) / (2 * stage.width)) ** 2
+
+
+def extrapolated(narrow: FloatArray, wide: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """a = 2 m(2n) - m(n) over the last axis, its standard error, and Welch's degrees of freedom."""
+    value = 2.0 * wide.mean(axis=-1) - narrow.mean(axis=-1)
+    parts = [4.0 * wide.var(axis=-1, ddof=1), narrow.var(axis=-1, ddof=1)]
+    parts = [part / samples.shape[-1] for part, samples in zip(parts, (wide, narrow), strict=True)]
+    variance = np.maximum(parts[0] + parts[1], 1e-150)
+    squares = (parts[0] ** 2 + parts[1] ** 2) / (wide.shape[-1] - 1)
+    dof = variance**2 / np.maximum(squares, 1e-6 * variance**2)
+    return value, np.sqrt(variance), dof
 
 
 def _maps(prediction: Prediction) -> int:

@@ -20,7 +20,7 @@ from montecarlo.network import NormActStep, normact
 from theory.errors import HypothesisError
 from theory.specs.activations import identity
 from theory.specs.normalizers import Normalizer
-from theory.testing.arrays import Pooled, any_norm, pooled
+from theory.testing.arrays import Pooled, any_norm, pooled, pooled_corners
 from theory.testing.cases import Case, predictable_layers, simulated_cases
 from theory.testing.checks import close, law
 from theory.testing.runner import Law, NotApplicable
@@ -32,7 +32,7 @@ FloatArray = NDArray[np.float64]
 _REGISTER: dict[str, Law] = {}
 LAWS: Mapping[str, Law] = MappingProxyType(_REGISTER)
 
-_law = partial(law, layers=any_norm, subjects=pooled, into=_REGISTER)
+_law = partial(law, layers=any_norm, subjects=pooled, corners=pooled_corners, into=_REGISTER)
 _CLOSE = 1e-9
 
 

@@ -16,6 +16,8 @@ from theory.program import Computation, NormAct, Observe, lower
 from theory.regimes import Regime
 from theory.specs.networks import Network
 from theory.states.base import Gradient
+from theory.states.exchangeable import Exchangeable
+from theory.states.spatial import Spatial
 
 __all__ = ["INFINITE_LAYER", "Backward", "Schedule", "fold", "follow_gradient", "schedule"]
 
@@ -23,7 +25,7 @@ FloatArray = NDArray[np.float64]
 
 # A layer whose inputs span too few directions, although the pool would allow more.
 INFINITE_LAYER = (
-    "the samples of a layer span at most two directions about their mean, so E[1/R^2] and with it "
+    "the samples, or positions, of a layer span at most two directions of its pool, so E[1/R^2] and with it "
     "the mean squared gradient there and before is infinite; later layers are finite"
 )
 
@@ -101,6 +103,19 @@ def follow_gradient(program: Schedule, states: list[Any], kind: Regime) -> tuple
     return Backward(*streams, *branches), route
 
 
+def _sums_to_zero(op: NormAct, state: Any) -> bool:
+    """Three samples or positions whose sum vanishes: an rms over them has rank 2, E[1/R^2] = inf."""
+    norm = op.norm
+    if norm is None or norm.denominator != "rms" or norm.eps > 0.0 or norm.pool.channels != 1:
+        return False
+    if isinstance(state, Exchangeable):
+        return norm.couples_samples and state.batch == 3 and state.gap == 1.5
+    if isinstance(state, Spatial):
+        alone = not norm.couples_samples
+        return alone and state.spectrum.positions == 3 and state.spectrum.mean == 0.0
+    return False
+
+
 def _read(gradients: list[Gradient], program: Schedule, places: Sequence[int]) -> list[Gradient]:
     """Gradients at ``places``, as far back as they are finite."""
     last = len(program.ops)
@@ -128,6 +143,8 @@ def _pull_back(program: Schedule, states: list[Any]) -> tuple[list[Gradient], st
             # Where E[1/R^2] is infinite, zero times infinity would be NaN.
             gradients.append(gradient)
             continue
+        if type(op) is NormAct and _sums_to_zero(op, state):
+            break
         gradient = pull(state, gradient)
         if exchangeable:
             if not gradient.value[0] < math.inf:

@@ -124,7 +124,8 @@ def regime(network: Network, inputs: Inputs) -> Regime:
             f"{norm.name} over a batch of identical samples, or positions, divides by a pool variance of "
             "zero at eps = 0; use distinct ones or eps > 0"
         )
-    nominal = norm.rank(batch=inputs.batch, positions=_distinct_positions(inputs))
+    # Gradients at equal positions are not equal: only a pool of rank 1 by its size passes none.
+    nominal = norm.rank(batch=inputs.batch, positions=inputs.positions)
     return _classified(norm, rank, nominal, closed=_closed(network))
 
 

@@ -69,23 +69,28 @@ def pooling(shape: tuple[int, ...], size: int | None) -> FloatArray:
 
 def averaged(
     second_moment: FloatArray, gap: FloatArray, mean: FloatArray, table: IntArray, *, batch: int
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """(q, gap, mean) of A[K] and A m for rows (sample, position), samples outermost.
+) -> tuple[FloatArray, FloatArray, FloatArray, float]:
+    """(q, gap, mean, rounding) of A[K] and A m for rows (sample, position), samples outermost.
 
-    A row that sees nothing but zeros has q = 0, and gap 1 by convention.
+    A row that sees nothing but zeros has q = 0, and gap 1 by convention.  ``rounding`` is the relative
+    error of the gaps, whose squared differences of lengths are known to the rounding of the lengths.
     """
     offsets = len(table)
     rows = _rows(table, batch=batch, positions=second_moment.size // batch)
     extended = np.append(second_moment, 0.0)[rows]
     q = extended.sum(axis=0) / offsets
     unit = np.sqrt(np.divide(extended, offsets * q, out=np.zeros_like(extended), where=q > 0.0))
-    result = np.zeros((q.size,) * 2)
+    result, lost = np.zeros((2, q.size, q.size))
     for place, u in zip(rows, unit, strict=True):
-        result += 0.5 * np.subtract.outer(u, u) ** 2
+        apart = np.subtract.outer(u, u)
+        result += 0.5 * apart**2
+        lost += np.abs(apart) * np.maximum.outer(u, u)
         seen = np.flatnonzero(u)
         source = place[seen]
         result[np.ix_(seen, seen)] += np.outer(u[seen], u[seen]) * gap[np.ix_(source, source)]
-    return q, _tidied(result, q), np.append(mean, 0.0)[rows].sum(axis=0) / offsets
+    some = result > 0.0
+    rounding = 4.0 * _EPSILON * float((lost[some] / result[some]).max(initial=0.0))
+    return q, _tidied(result, q), np.append(mean, 0.0)[rows].sum(axis=0) / offsets, rounding
 
 
 def scattered(gradient: FloatArray, table: IntArray, *, batch: int, positions: int) -> FloatArray:

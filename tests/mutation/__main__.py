@@ -19,7 +19,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.mutation.formulas import COMPILED, FORMULAS, LAWS
+from tests.mutation.formulas import COMPILED_AFRESH, FORMULAS, LAWS, PLAIN
 from tests.mutation.operators import OPERATORS, Mutant, mutants
 
 ROOT = Path(__file__).parents[2]
@@ -65,8 +65,10 @@ def _run_tests(path: str, source: Path | None, tests: tuple[str, ...]) -> str | 
     if source is not None:
         module = path.removesuffix(".py").replace("/", ".")
         environment |= {"MUTANT_MODULE": module, "MUTANT_SOURCE": str(source)}
-    if path in COMPILED:
+    if path in PLAIN:
         environment["NUMBA_DISABLE_JIT"] = "1"
+    if path in COMPILED_AFRESH and source is not None:
+        environment["NUMBA_CACHE_DIR"] = str(source.parent)
     command = [
         *(
             sys.executable,
@@ -100,10 +102,8 @@ def _limit() -> None:
 
 def check_baseline(paths: list[str], jobs: int) -> None:
     """Without a mutant all tests pass, or nothing that follows means anything."""
-    everything = sorted({(FORMULAS[path], path in COMPILED) for path in paths})
-    named = {
-        key: next(p for p in paths if (FORMULAS[p], p in COMPILED) == key) for key in everything
-    }
+    everything = sorted({(FORMULAS[path], path in PLAIN) for path in paths})
+    named = {key: next(p for p in paths if (FORMULAS[p], p in PLAIN) == key) for key in everything}
     with ThreadPoolExecutor(jobs) as pool:
         results = list(pool.map(lambda key: _run_tests(named[key], None, key[0]), everything))
     for (tests, _), killer in zip(everything, results, strict=True):

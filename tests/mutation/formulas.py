@@ -70,5 +70,8 @@ FORMULAS: dict[str, tuple[str, ...]] = {
 }
 """module -> tests."""
 
-COMPILED = {"montecarlo/pools.py", "montecarlo/activations.py"}
+PLAIN = {"montecarlo/pools.py", "montecarlo/activations.py", "montecarlo/convolution.py"}
 """Numba would use the machine code of the original: these run as plain Python."""
+
+COMPILED_AFRESH = {"montecarlo/collapsed.py"}
+"""These need compiled code: digits cancel as it has them; it is compiled for every mutant."""

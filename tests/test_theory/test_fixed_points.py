@@ -230,3 +230,32 @@ def test_mean_centering_changes_the_second_moment_by_its_own_factor(batch: int) 
         th.FeedForward(th.Layer(norm=th.mean_centering(), weights=steady), depth=9), inputs
     )
     assert deep.preactivation_second_moment[-1] == pytest.approx(found.second_moment, rel=1e-12)
+
+
+def test_a_double_root_is_approached_algebraically() -> None:
+    # q' = q + (sqrt q - 1)^2/(pi - 1): attracting from below, like 1/depth.
+    net = layer(weights=th.weight_norm(), activation=th.scaled_relu)
+    found = th.fixed_point(net, th.exchangeable(batch=4, correlation=0.3, second_moment=0.5))
+    assert found.second_moment == pytest.approx(1.0, abs=1e-6)
+    assert "algebraically" in found.note
+    assert found.gap == pytest.approx(1.0, rel=1e-12)
+    above = th.fixed_point(net, th.exchangeable(batch=4, correlation=0.3, second_moment=1.5))
+    assert above.second_moment == math.inf
+
+
+@pytest.mark.parametrize("batch", [4, 16])
+def test_batch_norm_has_one_root(batch: int) -> None:
+    # theory notes, section 4: lambda_4 = 3.08406, lambda_16 = 1.58995; s* = kappa1(-1/(B-1)).
+    (found,) = th.fixed_points(layer(norm=th.batch_norm()), batch=batch)
+    assert found.gradient_growth == pytest.approx({4: 3.08406, 16: 1.58995}[batch], abs=5e-6)
+    angle = math.acos(-1.0 / (batch - 1))
+    assert found.similarity == pytest.approx(
+        (math.sin(angle) - (PI - angle) / (batch - 1)) / PI, rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("size", [8, 256, 4096])
+def test_bounds_grow_as_slopes_near_one(size: int) -> None:
+    # An error e of the map moves its root by e/(1 - slope), and c itself has half a unit of rounding.
+    found = th.fixed_point(layer(norm=th.group_norm(size)))
+    assert found.bound >= 2.0**-54 / (1.0 - found.slope)

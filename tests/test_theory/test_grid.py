@@ -75,7 +75,7 @@ CASES = [
 def test_averages_over_offsets_are_those_of_patches(shape, kernel, padding, stride):
     x = draw(1, 7, BATCH * math.prod(shape)) + 0.4
     table = windows(shape, kernel=kernel, padding=padding, stride=stride)
-    q, gap, mean = averaged(*rows_of(x), table, batch=BATCH)
+    q, gap, mean, _ = averaged(*rows_of(x), table, batch=BATCH)
     seen = patches(x, shape, kernel, padding, stride)
     np.testing.assert_allclose(covariance(q, gap), seen.T @ seen / len(seen), atol=1e-14)
     np.testing.assert_allclose(mean, seen.mean(axis=0), atol=1e-15)
@@ -88,7 +88,7 @@ def test_the_way_back_is_the_adjoint(shape, kernel, padding, stride):
     table = windows(shape, kernel=kernel, padding=padding, stride=stride)
     x = draw(2, 9, rows)
     q, gap, mean = rows_of(x)
-    new_q, new_gap, _ = averaged(q, gap, mean, table, batch=BATCH)
+    new_q, new_gap, *_ = averaged(q, gap, mean, table, batch=BATCH)
     pi = draw(3, len(new_q), len(new_q))
     pi = pi + pi.T
     back = scattered(pi, table, batch=BATCH, positions=math.prod(shape))
@@ -106,7 +106,7 @@ def test_gaps_keep_their_digits_through_a_convolution():
     moved /= np.sqrt((moved**2).sum(axis=0))
     both = np.concatenate([unit, moved], axis=1)
     gap = 0.5 * ((both[:, :, None] - both[:, None, :]) ** 2).sum(axis=0)
-    _, new_gap, _ = averaged(q, gap.astype(float), np.zeros(8), table, batch=2)
+    _, new_gap, *_ = averaged(q, gap.astype(float), np.zeros(8), table, batch=2)
     x = both * np.sqrt(np.asarray(q, dtype=np.longdouble) * 6)
     seen = patches(x, shape, 3, "zero", 1)
     seen = seen / np.sqrt((seen**2).sum(axis=0))

@@ -18,6 +18,9 @@ import pytest
 import theory as th
 from theory.routes import arccosine, batchnorm, gaussian, groupnorm, laplace, laplace_backward
 from theory.routes.base import ROUNDING
+from theory.routes.positions_spectrum import PositionSpectrum
+from theory.states.full import Full, centered_rows
+from theory.states.spatial import Spatial
 
 CASES = 1000
 SEED = 20211
@@ -212,3 +215,52 @@ def test_both_states_state_the_same_errors() -> None:
         "preactivation_gap",
     ):
         np.testing.assert_allclose(one.error[name], other.error[name], rtol=0.02, err_msg=name)
+
+
+ALIKE = [
+    [0.12572486, -0.13210125, 0.64043569, 0.10490953],
+    [0.12572318, -0.13211752, 0.64041642, 0.10490053],
+]
+OPPOSITE = [[1.0, 1.2, 0.9, 1.5], [-1.1, -0.8, -1.3, -0.9]]
+
+
+@pytest.mark.parametrize(("values", "most"), [(ALIKE, 1e-6), (OPPOSITE, 1e-12)])
+def test_centering_states_the_digits_that_it_loses(values: list[list[float]], most: float) -> None:
+    """Nearly proportional rows of different means, whose gap is 1e-9; and rows of opposite means."""
+    inputs = th.from_data(np.array(values))
+    state = Full(inputs.second_moment, inputs.gap, inputs.feature_mean)
+    found = centered_rows(state, constant=lambda _: None)
+    with mpmath.workdps(40):
+        exact = [[mpmath.mpf(x) for x in row] for row in values]
+        first, second = ([x - mpmath.fsum(row) / 4 for x in row] for row in exact)
+        size = mpmath.sqrt(mpmath.fdot(first, first) * mpmath.fdot(second, second))
+        truth = float(1 - mpmath.fdot(first, second) / size)
+    assert abs(found.gap[0, 1] - truth) <= found.gap_error * truth
+    assert 1e-16 < found.gap_error < most
+
+
+def test_centering_inflates_what_q_is_known_to() -> None:
+    # q = 1 to 1e-10 and m^2 = 0.9 leave 0.1 to 1e-9.
+    spectrum = PositionSpectrum(4, 1.0, 1.0 + 4.0 * 0.9, 0.5, 0.5)
+    q = spectrum.second_moment
+    state = Spatial(
+        3, spectrum, math.sqrt(0.9 * q), second_moment_error=1e-10, gap_error=0.0, local_error=1e-10
+    )
+    found = state.linear(1.0, centered=True)
+    assert found.second_moment_error == pytest.approx(1e-9, rel=0.01)
+    assert found.gap_error >= 0.9e-9
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [th.exchangeable(batch=3, gap=0.4), th.from_covariance(np.eye(3) + 0.5)],
+    ids=["exchangeable", "matrix"],
+)
+@pytest.mark.parametrize("norm", [None, th.layer_norm(), th.layer_norm(eps=0.1), th.group_norm(8)])
+def test_every_layer_states_a_rounding_at_least(
+    norm: th.Normalizer | None, inputs: th.Inputs
+) -> None:
+    prediction = th.predict(th.FeedForward(th.Layer(norm=norm), depth=4), inputs)
+    relative = prediction.error["gap"] / prediction.gap
+    assert np.all(np.diff(relative) >= 2.0**-53)
+    assert relative[0] >= 2.0**-53

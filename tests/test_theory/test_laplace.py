@@ -303,3 +303,15 @@ def test_pairs_of_nearly_equal_samples(tiny):
         1.0, tiny, 0.5, 0.5, batch=5, positions=2, norm=norm, slopes=slopes
     )
     assert abs(found[0, 1] / expected - 1.0) <= error + other
+
+
+def test_means_of_rank_two_by_symmetry():
+    """E[phi(d)/R] of three samples, R about the mean, d not: E|d|/R = 2 E[relu(d)/R], E[d/R] = 0."""
+    q, gap = np.array([1.0, 1.3, 0.8]), 0.6 * (1.0 - np.eye(3))
+    relu_mean, abs_mean, none = (
+        forward(q, gap, norm=variance_norm(), slopes=slopes)[2]
+        for slopes in ((1.0, 0.0), (1.0, 1.0), (1.0, -1.0))
+    )
+    assert np.isfinite(relu_mean).all()
+    np.testing.assert_allclose(abs_mean, 2.0 * relu_mean, rtol=1e-13)
+    np.testing.assert_array_equal(none, 0.0)

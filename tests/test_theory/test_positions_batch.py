@@ -14,6 +14,7 @@ from theory.routes.batchnorm import batch_moments, batch_pullback
 from theory.routes.positions_batch import forward
 from theory.routes.positions_batch_backward import pullback
 from theory.routes.positions_batch_pools import two_pool_similarity
+from theory.routes.rectangle import components_of_gaps, rectangle
 from theory.specs.activations import relu
 from theory.specs.normalizers import (
     Normalizer,
@@ -448,3 +449,16 @@ def test_fifty_layers_are_fast():
         forward(1.0, *gaps, **shared)
         pullback(1.0, *gaps, (1.0, 0.1, 0.1, 0.01), **shared)
     assert time.perf_counter() - start < 0.3  # 0.03 s on a quiet machine
+
+
+@pytest.mark.parametrize(("end", "mode"), [(0.25, 1), (1.0, 3)])
+@pytest.mark.parametrize("off", [0.0, 1.0, -1.0])
+def test_a_rounding_from_the_end_is_the_end(end, mode, off):
+    """B = 3, S = 2, gaps 1/2: the mode "position" vanishes at gap_x = 1/4, "both" at 1."""
+    inside = end + off * np.spacing(end)
+    plain, exact = components_of_gaps(0.5, 0.5, inside, shape=rectangle(3, 2))
+    assert plain.value[mode] == 0.0
+    beyond = (off < 0.0) == (end == 0.25)  # projected on the interval
+    assert (exact is None) == (off == 0.0 or beyond)
+    if exact is not None:
+        assert 0.0 < exact.value[mode] < 1e-15

@@ -15,6 +15,7 @@ import pytest
 import theory as th
 from theory.routes import batchnorm, groupnorm, laplace, laplace_backward, rqmc_blocks, rqmc_groups
 from theory.routes.rqmc import Sampling
+from theory.routes.rqmc_pool import normalize
 
 QUICK = Sampling(log2_points=9, scrambles=16, seed=3)
 
@@ -238,3 +239,44 @@ def test_slope_errors_are_standard_errors_of_unlike_samples() -> None:
         )
         scores.append((value - float(exact)) / (error * float(own)))
     assert 0.6 < math.sqrt(np.mean(np.square(scores))) < 1.4
+
+
+@pytest.mark.parametrize("batch", [8, 12])
+def test_gradients_of_an_rms_in_closed_form(batch: int) -> None:
+    """N = sqrt(B) h/|h| of independent samples: J = sqrt(B)/|h| (I - u u'), u uniform and free of |h|."""
+    norm = th.Normalizer(
+        name="rms",
+        pool=th.Pool(samples=True, positions=True, channels=1),
+        centered=False,
+        denominator="rms",
+    )
+    q, same, pair = 1.7, 1.0, 0.6
+    # E[1/|h|^2] = 1/(q (B - 2)); E[(u'1)^2 u u'] = (B I + 2 11')/(B (B + 2)).
+    moment = np.eye(batch) / (batch + 2) + 2.0 / (batch * (batch + 2))
+    pulled = (same - pair) * (1.0 - 1.0 / batch) * np.eye(batch)
+    pulled += pair * ((1.0 - 2.0 / batch) + moment)
+    pulled *= batch / (q * (batch - 2))
+    new_same, new_pair, error = rqmc_blocks.exchangeable_pullback(
+        q, 1.0, same, pair, batch=batch, norm=norm, activation=th.identity, sampling=QUICK
+    )
+    assert new_same == pytest.approx(pulled[0, 0], rel=5.0 * error)
+    assert new_pair == pytest.approx(pulled[0, 1], abs=5.0 * error * pulled[0, 0])
+    assert error < 0.01
+
+
+@pytest.mark.parametrize("norm", [th.evonorm_b0(eps=0.3), th.evonorm_b0(eps=0.0, gate=0.7)])
+def test_gates_and_their_derivatives_by_hand(norm: th.Normalizer) -> None:
+    """h/max(std, v h + sqrt(eps)) at one position, J by central differences."""
+    h = np.random.default_rng(4).standard_normal(6)
+
+    def value(x: np.ndarray) -> np.ndarray:
+        std = math.sqrt(np.mean((x - x.mean()) ** 2) + norm.eps)
+        return x / np.maximum(std, norm.gate * x + math.sqrt(norm.eps))
+
+    pool = normalize(h[None], (h - h.mean())[None], norm, divisor=6.0)
+    np.testing.assert_allclose(pool.normalized[0], value(h), rtol=1e-13)
+    # local * I - shared w'
+    found = np.diag(pool.local[0]) - np.outer(pool.shared[0], pool.direction[0])
+    step = 1e-5 * np.eye(6)
+    exact = np.array([(value(h + e) - value(h - e)) / 2e-5 for e in step]).T
+    np.testing.assert_allclose(found, exact, atol=1e-8)

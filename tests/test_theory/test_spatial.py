@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import montecarlo as mc
 import theory as th
 from theory import storage
 from theory.errors import HypothesisError, NumericalError, SpecificationError, StoreError
@@ -801,20 +802,29 @@ def test_which_moments_exist(norm, samples, positions, status):
 @pytest.mark.parametrize(
     ("norm", "samples", "status"),
     [
-        (th.group_norm(2), 3, "degenerate"),
+        (th.group_norm(2), 3, "infinite"),
         (th.group_norm(3), 3, "infinite"),
         (th.group_norm(4), 3, "heavy_tail"),
-        (th.filter_response_norm(), 3, "degenerate"),
-        (th.batch_norm(), 2, "degenerate"),
+        (th.filter_response_norm(), 3, "infinite"),
+        (th.batch_norm(), 2, "infinite"),
         (th.batch_norm(), 3, "infinite"),
         (th.batch_norm(), 4, "heavy_tail"),
     ],
 )
 def test_identical_positions_count_once(norm, samples, status):
+    """Forwards; cotangents differ between positions and pass through pools of rank 1 as well."""
     inputs = batch(samples, 4, position_gap=0.0)
     pred = th.predict(network(norm, depth=3), inputs)
     assert pred.regime.status == status
     np.testing.assert_array_equal(pred.position_similarity, 1.0)
+
+
+@pytest.mark.parametrize("norm", [th.group_norm(2), th.filter_response_norm()])
+def test_gradients_pass_through_identical_positions(norm):
+    """An infinite mean, not zeros: every simulated network has a gradient."""
+    inputs = batch(2, 3, position_gap=0.0)
+    found = mc.simulate(network(norm, depth=2), inputs, width=64, replicates=4)
+    assert np.isfinite(found.samples["log_gradient_ratio"]).all()
 
 
 @pytest.mark.parametrize("norm", [th.batch_norm(), th.instance_norm(), th.group_norm(2)])

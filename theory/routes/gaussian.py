@@ -172,7 +172,9 @@ def _gap(activation: Activation, q1: float, q2: float, gap: float) -> tuple[floa
     if gap == 0.0 and q1 == q2:
         return 0.0, 0.0
     if activation.name == "sin":
-        return _sin_gap(q1, q2, gap), 32.0 * _EPSILON
+        value = _sin_gap(q1, q2, gap)
+        floor = _sin_gap(q1, q2, 0.0) if q1 != q2 else 0.0
+        return value, 32.0 * _EPSILON + _slip(q1, q2, floor, value)
     if activation.name == "erf" and q1 == q2:
         return _erf_gap(q1, gap), 16.0 * _EPSILON
     function = base_function(activation)
@@ -186,13 +188,18 @@ def _gap(activation: Activation, q1: float, q2: float, gap: float) -> tuple[floa
             f"1 - cosine after {activation.name} is lost in rounding at gap = {gap!r}, second "
             f"moments {q1!r} and {q2!r}: it must exceed about 1e-31; treat the pair as identical."
         )
-    return fine[0], error
+    return fine[0], error + _slip(q1, q2, fine[2], fine[0])
+
+
+def _slip(q1: float, q2: float, floor: float, value: float) -> float:
+    """Roundings of q1 and q2 in ``floor``, the gap of parallel samples, which is as (q1 - q2)^2."""
+    return 8.0 * _EPSILON * q1 / (q1 - q2) * floor / value if floor > 0.0 else 0.0
 
 
 def _gap_once(
     function: BaseFunction, q1: float, q2: float, gap: float, resolution: float
-) -> tuple[float, float]:
-    """(1/2) E[((phi(u) - phi(v))/n1 + phi(v)(1/n1 - 1/n2))^2], and how much the terms cancel."""
+) -> tuple[float, float, float]:
+    """(1/2) E[((phi(u) - phi(v))/n1 + phi(v)(1/n1 - 1/n2))^2], how much the terms cancel; at gap 0."""
     first, second = math.sqrt(q1), math.sqrt(q2)
     z, line = line_rule(function, first, resolution=resolution)
     square = float(line @ function.value(first * z) ** 2)
@@ -209,14 +216,15 @@ def _gap_once(
     )
     v, half, weight = plane_rule(function, q1, q2, gap, resolution=resolution)
     difference = function.spread(v + half, half) / norm
-    lost = 0.0
+    lost = floor = 0.0
     if q1 != q2:
         # 1/n1 - 1/n2 with n1^2 - n2^2 = excess.
         tilt = -excess / (norm * other * (norm + other))
         difference = difference + tilt * function.value(v)
         lost = abs(tilt) * other
+        floor = 0.5 * float(line @ (more / norm + tilt * function.value(second * z)) ** 2)
     result = 0.5 * float(weight @ (difference * difference))
-    return result, lost / math.sqrt(result) if result > 0.0 else 0.0
+    return result, lost / math.sqrt(result) if result > 0.0 else 0.0, floor
 
 
 @lru_cache(maxsize=4096)

@@ -39,6 +39,7 @@ Slopes = tuple[float, float]
 _SPACING = 0.25
 _LEFT = -4.5
 _ROUNDING = 1e-13
+_EPSILON = float(np.finfo(np.float64).eps)
 # Seconds, measured: per pair of samples and pair of positions, and per sample and cube of 256 rows.
 _PLANE, _CUBE = 1e-4, 0.3
 
@@ -121,10 +122,18 @@ def forward(
             result[one, other] = np.clip(1.0 - cosine, 0.0, 2.0)
             result[other, one] = result[one, other].T
             error = max(error, inaccuracy)
-    typical = float(result.mean())
-    if typical > 0.0:
-        error /= typical
+    typical = _typical(result, batch=batch)
+    if error and typical > 0.0:
+        error = (error + 8.0 * _EPSILON) / typical
     return q, result, mean, worst + error + _ROUNDING
+
+
+def _typical(gap: FloatArray, *, batch: int) -> float:
+    """Mean gap of all rows, or of two samples at one position where that is smaller."""
+    size = len(gap) // batch
+    between = np.einsum("apbp->ab", gap.reshape(batch, size, batch, size)) / size
+    pairs = batch * (batch - 1)
+    return min(float(gap.mean()), float(between.sum()) / pairs if pairs else math.inf)
 
 
 def pullback(

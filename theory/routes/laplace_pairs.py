@@ -223,8 +223,10 @@ def _moments(group: _Group, q: float) -> tuple[float, float, float]:
 def _gap(group: _Group, q1: float, q2: float, gap: float) -> tuple[float, float]:
     first, second = group.cutoff(q1), group.cutoff(q2)
     floor = _floor(group, q1, q2) if first != second else 0.0
+    # It is proportional to (q1 - q2)^2, and of each q the last bits are roundings.
+    slip = 8.0 * _EPSILON * floor * max(q1, q2) / abs(q1 - q2) if floor else 0.0
     if gap == 0.0:
-        return floor, _ROUNDING
+        return floor, _ROUNDING + (slip / floor if floor else 0.0)
     delta = gap * (2.0 - gap)
     alpha, beta, weight = _difference_grid(group, first, second, delta, short=group.rank <= 2)
     total = alpha + beta
@@ -242,7 +244,8 @@ def _gap(group: _Group, q1: float, q2: float, gap: float) -> tuple[float, float]
     norm = math.sqrt(_along_ray(group, first, power=0.0, other=group.power)[0])
     norm *= math.sqrt(_along_ray(group, second, power=0.0, other=group.power)[0])
     error = _converged(fine, coarse) + (4.0 * _EPSILON * size / abs(fine) if fine else 0.0)
-    return floor + fine / norm, error
+    total_gap = min(floor + fine / norm, 2.0)
+    return total_gap, error + (slip / total_gap if slip else 0.0)
 
 
 def _slope(group: _Group, q1: float, q2: float, gap: float) -> tuple[float, float]:

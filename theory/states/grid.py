@@ -201,8 +201,12 @@ class Grid:
         self, table: NDArray[np.int64], sides: tuple[int, ...], *, stationary: bool = False
     ) -> Grid:
         rows = self.rows
-        q, gap, mean = averaged(rows.second_moment, rows.gap, rows.mean, table, batch=self.batch)
-        rows = replace(rows, second_moment=q, gap=gap, mean=mean)
+        q, gap, mean, rounding = averaged(
+            rows.second_moment, rows.gap, rows.mean, table, batch=self.batch
+        )
+        rows = replace(
+            rows, second_moment=q, gap=gap, mean=mean, gap_error=rows.gap_error + rounding
+        )
         return Grid(rows, sides, self.features, stationary=stationary and math.prod(sides) > 1)
 
     def _constant(self, still: NDArray[np.bool_]) -> None:

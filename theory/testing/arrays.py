@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from hypothesis import strategies as st
@@ -11,11 +12,12 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from numpy.typing import NDArray
 
 from theory.specs.networks import Layer
+from theory.specs.normalizers import batch_norm, group_norm
 from theory.specs.weights import gaussian
 from theory.testing.checks import Layers
 from theory.testing.strategies import layers, normalizers, seeds
 
-__all__ = ["Pooled", "any_norm", "pooled"]
+__all__ = ["Pooled", "any_norm", "pooled", "pooled_corners"]
 
 FloatArray = NDArray[np.float64]
 
@@ -93,4 +95,14 @@ def pooled(draw: DrawFn, of: SearchStrategy[Layer]) -> Pooled:
         seed=draw(seeds()),
         spread=draw(st.sampled_from([1.0, 0.1, 10.0])),
         offset=draw(st.sampled_from([0.0, 1.0, -3.0])),
+    )
+
+
+@cache
+def pooled_corners() -> tuple[Pooled, ...]:
+    """BN, and two groups of 2, 3, 4 and 5 channels, of 2, 3 and 4 samples."""
+    return tuple(
+        Pooled(Layer(norm=norm), channels=2 * size, samples=batch, positions=1)
+        for norm, size in [(batch_norm(), 1), *((group_norm(size), size) for size in (2, 3, 4, 5))]
+        for batch in (2, 3, 4)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,17 @@ from theory.testing.cases import Case, cases, predictable_layers
 from theory.testing.runner import Law
 
 __all__ = [
+    "RARE",
     "REGISTER",
     "ROUNDING",
     "SIGMAS",
     "Layers",
     "agree",
     "close",
+    "corner_gaps",
     "corners",
     "law",
+    "shallow_corners",
     "stated",
 ]
 
@@ -37,7 +41,31 @@ FloatArray = NDArray[np.float64]
 ROUNDING = 1e-13
 # Student's t with 15 degrees of freedom is beyond 8 with probability 8e-7; RQMC inflates its errors.
 SIGMAS = 8.0
+# Samples more alike than that differ by events (a sign, an R near 0) that few sampled points meet.
+RARE = 1e-3
 REGISTER: dict[str, Law] = {}
+
+
+def corner_gaps(count: int) -> tuple[float, ...]:
+    """1 - c for c in {-1, 0, 1, 1 - 1e-15}; ``count`` samples are at most -1/(count - 1) correlated."""
+    return (1.0 + 1.0 / (count - 1), 1.0, 0.0, 1e-15)
+
+
+@cache
+def corners(depth: int = 2) -> tuple[Case, ...]:
+    """c in {-1/(B-1), 0, 1, 1 - 1e-15}, G in {2, 3, 4, 5}, B in {2, 3, 4}: c = -1 for two samples."""
+    norms = [None, batch_norm(), *(group_norm(size) for size in (2, 3, 4, 5))]
+    return tuple(
+        Case(FeedForward(Layer(norm=norm), depth=depth), exchangeable(batch=batch, gap=gap))
+        for norm in norms
+        for batch in (2, 3, 4)
+        for gap in corner_gaps(batch)
+    )
+
+
+def shallow_corners() -> tuple[Case, ...]:
+    """One layer, for laws about one."""
+    return corners(1)
 
 
 def law(
@@ -45,28 +73,21 @@ def law(
     *,
     layers: Callable[[], Layers] = predictable_layers,
     subjects: Callable[[Layers], SearchStrategy[Any]] = cases,
-    pinned: Callable[[], Iterable[Any]] = tuple,
+    corners: Callable[[], Iterable[Any]] = corners,
+    found: Callable[[], Iterable[Any]] = tuple,
     into: dict[str, Law] = REGISTER,
 ) -> Callable[[Check], Check]:
-    """Register a check under its own name, by default among the laws of the theory."""
+    """Register a check under its own name, by default among the laws of the theory.
+
+    Pinned are the ``corners``, in the form in which the law takes its subjects, and the bugs ``found``.
+    """
 
     def register(check: Check) -> Check:
         name = check.__name__
-        into[name] = Law(name, statement, layers, subjects, check, pinned)
+        into[name] = Law(name, statement, layers, subjects, check, lambda: [*corners(), *found()])
         return check
 
     return register
-
-
-def corners() -> list[Case]:
-    """c in {-1/(B-1), 0, 1, 1 - 1e-15}, G in {2, 3, 4, 5}, B in {2, 3, 4}: c = -1 for two samples."""
-    norms = [None, batch_norm(), *(group_norm(size) for size in (2, 3, 4, 5))]
-    return [
-        Case(FeedForward(Layer(norm=norm), depth=2), exchangeable(batch=batch, gap=gap))
-        for norm in norms
-        for batch in (2, 3, 4)
-        for gap in (1.0 + 1.0 / (batch - 1), 1.0, 0.0, 1e-15)
-    ]
 
 
 def close(what: str, value: Any, other: Any, tolerance: Any) -> None:

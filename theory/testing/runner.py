@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,12 +165,11 @@ def run(
             instance("named", layer, Layer, "a list of layers", "pass [Layer(...)]")
     tally = Tally(law.name)
     chosen = (NAMED.values() if layers is None else ()) if named is None else named
-    corners = list(law.pinned()) if layers is None else []
     count = Tally(law.name)
-    if corners:
-        # Every corner, not a random choice of them.
-        for corner in corners:
-            _search(law, st.just(corner), 1, profile, count)
+    for corner in law.pinned() if layers is None else ():
+        # Every corner, not a random choice of them: nothing to search, nothing to shrink.
+        with _naming(law, f"Pinned example: {corner!r}"):
+            _decide(law, corner, count)
     for layer in chosen:
         _search(law, law.subjects(st.just(layer)), profile.per_name, profile, count)
     tally.named = count.effective
@@ -191,6 +190,25 @@ def _laws(laws: Iterable[Law]) -> list[Law]:
     return found
 
 
+def _decide(law: Law, subject: Any, tally: Tally) -> None:
+    """One example; those about which the law is silent are counted, not replaced by others."""
+    tally.tried += 1
+    try:
+        law.check(subject)
+    except (NotApplicable, HypothesisError, SpecificationError):
+        tally.rejected += 1
+
+
+@contextlib.contextmanager
+def _naming(law: Law, *notes: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        for note in (f"Law {law.name!r}: {law.statement}", *notes):
+            error.add_note(note)
+        raise
+
+
 def _search(
     law: Law, subjects: SearchStrategy[Any], examples: int, profile: Profile, tally: Tally
 ) -> None:
@@ -201,15 +219,11 @@ def _search(
         # Once something failed there is shrinking to do.
         if tally.tried and not failed and time.process_time() - start > profile.seconds:
             return
-        tally.tried += 1
         try:
-            law.check(subject)
-        except (NotApplicable, HypothesisError, SpecificationError):
-            # Not hypothesis.reject(), which looks for others until it has found enough.
-            tally.rejected += 1
-        except Exception as error:
+            with _naming(law):
+                _decide(law, subject, tally)
+        except Exception:
             failed = True
-            error.add_note(f"Law {law.name!r}: {law.statement}")
             raise
 
     settings = hypothesis.settings(
