@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -109,6 +110,27 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "affine is an array": (lambda: th.testing.activations(affine=np.eye(2)), "affine"),
     "width of 5e-324": (lambda: FIT.at(5e-324), "width"),
+    "label is half a character": (lambda: FIT.plot(label="ä☃\udcff"), "label"),
+    "label is a wrong formula": (lambda: FIT.plot(label="$\\frac{$"), "label"),
+    "curve's label is half a character": (lambda: th.frontier(group_sizes=(4,)).plot(label="\udcff"), "label"),
+    "normalizer's name is half a character": (
+        lambda: dataclasses.replace(th.batch_norm(), name="\udcff"), "name"
+    ),
+    "weights' name in JSON is half a character": (
+        lambda: th.from_json(th.to_json(th.gaussian()).replace("gaussian", "\\udcff")), "name"
+    ),
+    "a network's name is half a character": (lambda: th.predict_many({"\udcff": NET}, BATCH), "networks"),
+    "a simulated network's name is half a character": (
+        lambda: mc.simulate_many({"\udcff": NET}, BATCH, widths=8, replicates=1), "networks"
+    ),
+    "an inputs' name is half a character": (
+        lambda: mc.simulate_many({"a": NET}, {"\udcff": BATCH}, widths=8, replicates=1), "inputs"
+    ),
+    "a prediction's name is no text": (lambda: th.PredictionSet({3: PREDICTION}), "predictions"),
+    "no predictions": (lambda: th.PredictionSet({}), "predictions"),
+    "no observables": (lambda: th.PredictionSet({"a": PREDICTION}).plot(observables=[]), "observables"),
+    "no layers": (lambda: PREDICTION.plot_spectrum(layers=[]), "layers"),
+    "no group sizes": (lambda: th.frontier(group_sizes=()), "group_sizes"),
     "no such formula": (lambda: th.symbolic.derivation(3), "name"),
 }  # fmt: skip
 
@@ -158,6 +180,27 @@ def test_replicates_in_uneven_rows(tmp_path: Path) -> None:
             with pytest.raises(th.SpecificationError, match="indices"):
                 store.read(run, indices)  # type: ignore[arg-type]
         assert store.read(run, np.array([1, 0])).shape[0] == 2
+
+
+@pytest.mark.parametrize(
+    "label", ["_x", "a\0b", "$x", r"\$\frac{\$", "x\ny", "\N{GRINNING FACE}", "<b>&%_"]
+)
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_any_other_name_is_drawn_and_written(label: str) -> None:
+    norm = dataclasses.replace(th.batch_norm(), name=label)
+    found = th.predict_many({label: th.FeedForward(th.Layer(norm=norm), depth=2)}, BATCH)
+    found.to_frame().to_csv().encode()
+    found.plot(simulations={label: SIMULATION}).canvas.draw()
+    found[label].plot().ax.figure.canvas.draw()
+    assert th.from_json(th.to_json(norm)) == norm
+    plt.close("all")
+
+
+@pytest.mark.parametrize("sizes", [(3,), (10**9,)])
+def test_a_frontier_of_one_point_or_none_is_drawn(sizes: tuple[int, ...]) -> None:
+    """Of an infinite growth there is no point; of 10^9 channels it is at the corner."""
+    th.frontier(group_sizes=sizes).plot().ax.figure.canvas.draw()
+    plt.close("all")
 
 
 def test_an_error_of_1e_300_is_not_reached() -> None:
