@@ -132,7 +132,12 @@ def simulate_many(
     if not sizes:
         raise out_of_domain("widths", widths, "at least one width", "pass [256, 1024], say")
     resources = Resources(
-        workers=workers, client=client, store=store, memory_limit=memory_limit, progress=progress
+        workers=workers,
+        client=client,
+        store=store,
+        memory_limit=memory_limit,
+        progress=progress,
+        forecast=True,
     )
     plans = {}
     for name, network in networks.items():

@@ -138,5 +138,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
             yield field.name, getattr(value, field.name)
     elif isinstance(value, dict):
         yield from ((str(name), part) for name, part in value.items())
+    elif hasattr(value, "_asdict"):
+        yield from value._asdict().items()
     elif isinstance(value, tuple | list):
         yield from ((str(index), part) for index, part in enumerate(value))

@@ -92,7 +92,12 @@ def file_path(argument: str, value: object) -> Path:
     if not isinstance(value, str | Path) or "\0" in str(value) or not str(value):
         raise out_of_domain(argument, value, "the path of a file", 'pass "runs.db", say')
     path = Path(value)
-    if any(len(os.fsencode(part)) > 255 for part in path.parts):
+    try:
+        longest = max(len(os.fsencode(part)) for part in path.parts)
+    except UnicodeEncodeError:
+        remedy = "half of a surrogate pair is no character"
+        raise out_of_domain(argument, value, "the path of a file", remedy) from None
+    if longest > 255:
         raise out_of_domain(
             argument, value, "the path of a file", "no name is longer than 255 bytes"
         )
