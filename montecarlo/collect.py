@@ -23,6 +23,7 @@ from montecarlo.jobs import Job, compile_kernels, run_job
 from montecarlo.progress import progress_bar
 from montecarlo.records import environment
 from theory.errors import out_of_domain
+from theory.forecast import announce
 from theory.specs._check import file_path, flag, integer
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Resources:
     store: str | Path | Store | None = None
     memory_limit: int | None = None
     progress: bool = False
+    # Whether to say beforehand what takes long.
+    forecast: bool = False
 
     def __post_init__(self) -> None:
         if self.workers is not None:
@@ -135,6 +138,12 @@ def _compute(
     if workers is None:
         workers = worker_count(None) if seconds > _WORTH_PROCESSES else 1
     workers = max(1, min(workers, networks))
+    if resources.forecast and resources.client is None:
+        announce(
+            seconds / workers,
+            what=f"{networks} networks",
+            remedy="fewer replicates or a smaller width take less, a store keeps what is done",
+        )
     jobs: list[Job] = []
     owner: list[int] = []
     for index, (experiment, left) in enumerate(work):

@@ -131,7 +131,12 @@ def simulate(
         target_sem, replicates=replicates, max_replicates=max_replicates, backward=backward
     )
     resources = Resources(
-        workers=workers, client=client, store=store, memory_limit=memory_limit, progress=progress
+        workers=workers,
+        client=client,
+        store=store,
+        memory_limit=memory_limit,
+        progress=progress,
+        forecast=True,
     )
     with opened(resources.store) as networks:
         resources = replace(resources, store=networks)

@@ -228,9 +228,22 @@ def _session(client: Any) -> Iterator[Any]:
     domain = "the address of a running Dask scheduler, or a synchronous distributed.Client"
     if not isinstance(client, str):
         raise out_of_domain("client", client, domain, "connect with distributed.Client(address)")
+
+    class Session(distributed.Client):  # type: ignore[misc]  # Dask has no types
+        """A client that closes, with the thread of its event loop, where it cannot connect."""
+
+        def start(self, **kwargs: Any) -> None:
+            try:
+                super().start(**kwargs)
+            except BaseException:
+                self.close()
+                # Where the time ran out Dask has closed the client already, but not its loop.
+                self._loop_runner.stop()
+                raise
+
     try:
-        session = distributed.Client(client, timeout=_CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
+        session = Session(client, timeout=_CONNECT_SECONDS, set_as_default=False)
+    except Exception as error:  # besides OSError and ValueError, assertions and tls without keys
         remedy = "start a scheduler with `dask scheduler`, or check host and port"
         raise out_of_domain("client", client, domain, remedy) from error
     with contextlib.closing(session):

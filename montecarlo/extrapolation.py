@@ -28,6 +28,9 @@ __all__ = ["Extrapolation", "extrapolate"]
 
 FloatArray = NDArray[np.float64]
 
+# Matplotlib's margins around larger numbers overflow.
+_DRAWN = 1e300
+
 
 @dataclass(frozen=True, kw_only=True)
 class Extrapolation:
@@ -121,7 +124,9 @@ class Extrapolation:
         from theory.plotting import Drawn, new_axes, style
 
         if theory is not None:
-            theory = real("theory", theory, remedy="pass a prediction, or None")
+            theory = real(
+                "theory", theory, low=-_DRAWN, high=_DRAWN, remedy="pass a prediction, or None"
+            )
         ax = new_axes(ax)
         look = style(label)
         color, marker = look["color"], look["marker"]

@@ -14,7 +14,7 @@ from montecarlo.collect import Resources, collect, opened
 from montecarlo.ensemble import places_of, plan, summarize
 from montecarlo.results import Simulation
 from theory.errors import NormcompassError, out_of_domain
-from theory.specs._check import instance, integer
+from theory.specs._check import instance, integer, named
 from theory.specs.inputs import Inputs
 from theory.specs.networks import Network
 
@@ -122,10 +122,7 @@ def simulate_many(
         in which cell.
     """
     batches = _named_inputs(inputs)
-    if not isinstance(networks, Mapping) or not networks:
-        raise out_of_domain(
-            "networks", networks, "a mapping from names to networks", 'pass {"BN": network}'
-        )
+    named("networks", networks, "networks")
     replicates = integer("replicates", replicates, low=1, remedy="count the networks, 64 say")
     given: Any = [widths] if isinstance(widths, numbers.Integral) else widths
     instance("widths", given, Sequence, "a width or a list of them", "pass [256, 1024], say")
@@ -135,7 +132,12 @@ def simulate_many(
     if not sizes:
         raise out_of_domain("widths", widths, "at least one width", "pass [256, 1024], say")
     resources = Resources(
-        workers=workers, client=client, store=store, memory_limit=memory_limit, progress=progress
+        workers=workers,
+        client=client,
+        store=store,
+        memory_limit=memory_limit,
+        progress=progress,
+        forecast=True,
     )
     plans = {}
     for name, network in networks.items():
@@ -182,8 +184,4 @@ def simulate_many(
 def _named_inputs(inputs: Any) -> Mapping[str, Inputs]:
     if isinstance(inputs, get_args(Inputs)):
         return {"inputs": inputs}
-    if not isinstance(inputs, Mapping) or not inputs:
-        raise out_of_domain(
-            "inputs", inputs, "inputs or a mapping from names to inputs", 'pass {"digits": batch}'
-        )
-    return inputs
+    return named("inputs", inputs, "inputs")

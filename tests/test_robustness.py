@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import logging
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +25,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import montecarlo as mc
 import theory as th
 from montecarlo import entry
-from montecarlo.commands.forecast import in_words, say_cost, time_of_prediction
+from montecarlo.commands.output import hushed
 from theory.errors import NormcompassError
+from theory.forecast import announce, in_words, paced
 
 ROOT = Path(__file__).parents[1]
 ARRAY = np.ones((2, 3))
@@ -107,8 +111,36 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "groups whose factorials take minutes": (
         lambda: th.symbolic.similarity_map(th.Layer(norm=th.group_norm(10**6))), "norm"
     ),
+    "numbers of hundreds of digits": (
+        lambda: th.symbolic.fixed_point(th.Layer(weights=th.gaussian(weight_variance=5e-324))), "weight_variance"
+    ),
+    "path is half a character": (lambda: mc.Store("\ud800"), "path"),
+    "a scheduler of no address": (
+        lambda: mc.simulate(NET, BATCH, width=8, replicates=2, client="$\\frac{$"), "client"
+    ),
     "affine is an array": (lambda: th.testing.activations(affine=np.eye(2)), "affine"),
     "width of 5e-324": (lambda: FIT.at(5e-324), "width"),
+    "label is half a character": (lambda: FIT.plot(label="ä☃\udcff"), "label"),
+    "label is a wrong formula": (lambda: FIT.plot(label="$\\frac{$"), "label"),
+    "curve's label is half a character": (lambda: th.frontier(group_sizes=(4,)).plot(label="\udcff"), "label"),
+    "normalizer's name is half a character": (
+        lambda: dataclasses.replace(th.batch_norm(), name="\udcff"), "name"
+    ),
+    "weights' name in JSON is half a character": (
+        lambda: th.from_json(th.to_json(th.gaussian()).replace("gaussian", "\\udcff")), "name"
+    ),
+    "a network's name is half a character": (lambda: th.predict_many({"\udcff": NET}, BATCH), "networks"),
+    "a simulated network's name is half a character": (
+        lambda: mc.simulate_many({"\udcff": NET}, BATCH, widths=8, replicates=1), "networks"
+    ),
+    "an inputs' name is half a character": (
+        lambda: mc.simulate_many({"a": NET}, {"\udcff": BATCH}, widths=8, replicates=1), "inputs"
+    ),
+    "a prediction's name is no text": (lambda: th.PredictionSet({3: PREDICTION}), "predictions"),
+    "no predictions": (lambda: th.PredictionSet({}), "predictions"),
+    "no observables": (lambda: th.PredictionSet({"a": PREDICTION}).plot(observables=[]), "observables"),
+    "no layers": (lambda: PREDICTION.plot_spectrum(layers=[]), "layers"),
+    "no group sizes": (lambda: th.frontier(group_sizes=()), "group_sizes"),
     "no such formula": (lambda: th.symbolic.derivation(3), "name"),
 }  # fmt: skip
 
@@ -158,6 +190,27 @@ def test_replicates_in_uneven_rows(tmp_path: Path) -> None:
             with pytest.raises(th.SpecificationError, match="indices"):
                 store.read(run, indices)  # type: ignore[arg-type]
         assert store.read(run, np.array([1, 0])).shape[0] == 2
+
+
+@pytest.mark.parametrize(
+    "label", ["_x", "a\0b", "$x", r"\$\frac{\$", "x\ny", "\N{GRINNING FACE}", "<b>&%_"]
+)
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_any_other_name_is_drawn_and_written(label: str) -> None:
+    norm = dataclasses.replace(th.batch_norm(), name=label)
+    found = th.predict_many({label: th.FeedForward(th.Layer(norm=norm), depth=2)}, BATCH)
+    found.to_frame().to_csv().encode()
+    found.plot(simulations={label: SIMULATION}).canvas.draw()
+    found[label].plot().ax.figure.canvas.draw()
+    assert th.from_json(th.to_json(norm)) == norm
+    plt.close("all")
+
+
+@pytest.mark.parametrize("sizes", [(3,), (10**9,)])
+def test_a_frontier_of_one_point_or_none_is_drawn(sizes: tuple[int, ...]) -> None:
+    """Of an infinite growth there is no point; of 10^9 channels it is at the corner."""
+    th.frontier(group_sizes=sizes).plot().ax.figure.canvas.draw()
+    plt.close("all")
 
 
 def test_an_error_of_1e_300_is_not_reached() -> None:
@@ -327,15 +380,105 @@ def test_memory_limit_is_kept() -> None:
         mc.simulate(NET, BATCH, width=1024, replicates=1, memory_limit=100 * 2**20)
 
 
-def test_costs_are_said_beforehand(capsys: pytest.CaptureFixture[str]) -> None:
-    say_cost(30.0, what="Prediction", remedy="less")
-    say_cost(2400.0, what="Prediction", remedy="less", quiet=True)
-    assert capsys.readouterr().err == ""
-    say_cost(2400.0, what="Prediction", remedy="fewer layers take less")
-    assert capsys.readouterr().err == "Prediction: about 40 min; fewer layers take less.\n"
+class _Enough(Exception):
+    """What was awaited has been said."""
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Sentences of the logger; long work ends with the first."""
+    sentences: list[str] = []
+
+    def stop(record: logging.LogRecord) -> bool:
+        sentences.append(record.getMessage())
+        raise _Enough
+
+    logger = logging.getLogger("normcompass")
+    monkeypatch.setattr(logger, "filters", [stop])
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    monkeypatch.setattr(logger, "_cache", {})
+    return sentences
+
+
+def test_costs_are_said_on_standard_error_beyond_a_minute(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "normcompass"):
+        for seconds in (5.0, 30.0, 2400.0):
+            announce(seconds, what="Prediction", remedy="fewer layers take less")
+        with hushed(True):
+            announce(2400.0, what="Prediction", remedy="less")
+    assert caplog.messages == [
+        "Prediction: about 30 s; fewer layers take less.",
+        "Prediction: about 40 min; fewer layers take less.",
+    ]
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
     assert [in_words(s) for s in (61.0, 600.0, 7200.0, 1e6)] == ["61 s", "10 min", "2 h", "12 days"]
-    assert time_of_prediction(th.FeedForward(NET.layer, depth=10), BATCH) == 0.0
-    assert 0.0 < time_of_prediction(th.FeedForward(NET.layer, depth=100), BATCH) < 60.0
+    code = """
+from theory.forecast import announce
+announce(30.0, what="a", remedy="b")
+announce(2400.0, what="Prediction", remedy="fewer layers take less")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "Prediction: about 40 min; fewer layers take less.\n")
+
+
+def test_a_long_loop_is_announced_once_without_its_slow_beginning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a clock of ours: 5 s to prepare, then 0.5 s for each of 200 items."""
+    now = [0.0]
+    monkeypatch.setattr("theory.forecast.time.perf_counter", lambda: now[0])
+    with caplog.at_level(logging.INFO, "normcompass"):
+        for k in paced(range(200), what="Work", remedy="less takes less"):
+            now[0] += 0.5 if k else 5.0
+        for _ in paced(range(200), what="Short work", remedy="less"):
+            now[0] += 0.01
+    assert caplog.messages == ["Work: about 2 min; less takes less."]
+
+
+LONG: dict[str, tuple[Callable[[], Any], str]] = {
+    "EvoNorm-B0, 2,000 blocks": (
+        lambda: th.predict(
+            th.Residual(th.Layer(norm=th.evonorm_b0(), activation=th.identity), depth=2000),
+            th.exchangeable(batch=8, correlation=0.3),
+        ),
+        "Prediction, forwards: about",
+    ),
+    "a map of sampled groups": (
+        lambda: th.phase_portrait(
+            th.FeedForward(th.Layer(norm=th.evonorm_s0(4), activation=th.identity), depth=1),
+            np.linspace(0.5, 2.0, 50),
+            np.linspace(0.0, 0.9, 50),
+        ),
+        "Phase portrait: about",
+    ),
+    "populations, 32 times as many of 32 times as many channels": (
+        lambda: th.predict(
+            th.Residual(th.Layer(norm=th.layer_norm()), depth=100, order="post_activation"), BATCH, refine=32
+        ),
+        "Populations: about",
+    ),
+    "10,000 networks": (
+        lambda: mc.simulate(NET, BATCH, width=4096, replicates=10_000, method="direct", workers=1),
+        "10000 networks: about",
+    ),
+    "10,000 networks of two kinds": (
+        lambda: mc.simulate_many({"a": NET}, BATCH, widths=[2048, 4096], replicates=10_000, workers=1, method="direct"),
+        "20000 networks: about",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_what_takes_long_says_so_at_its_beginning(name: str, said: list[str]) -> None:
+    """From Python as on the command line, which calls the same functions."""
+    call, words = LONG[name]
+    begun = time.process_time()
+    with pytest.raises(_Enough):
+        call()
+    assert said[0].startswith(words)
+    assert time.process_time() - begun < 30.0
 
 
 def _run(words: list[str], cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import NumericalError
+from theory.forecast import paced
 from theory.operators import LOST_GRADIENT, Pull, bind_pull, bind_push
 from theory.program import Computation, NormAct, Observe, lower
 from theory.regimes import Regime
@@ -22,6 +23,8 @@ from theory.states.spatial import Spatial
 __all__ = ["INFINITE_LAYER", "Backward", "Schedule", "fold", "follow_gradient", "schedule"]
 
 FloatArray = NDArray[np.float64]
+
+_LESS = "fewer layers take proportionally less"
 
 # A layer whose inputs span too few directions, although the pool would allow more.
 INFINITE_LAYER = (
@@ -69,7 +72,7 @@ def fold(ops: tuple[Computation, ...], state: Any) -> tuple[list[Any], str]:
     pushes: dict[int, Any] = {}
     kept: list[Any] = []
     route = "closed form"
-    for op in ops:
+    for op in paced(ops, what="Prediction, forwards", remedy=_LESS):
         try:
             push = pushes[id(op)]
         except KeyError:
@@ -131,7 +134,8 @@ def _pull_back(program: Schedule, states: list[Any]) -> tuple[list[Gradient], st
     kept: list[Gradient] = []
     route = "closed form"
     gradients = [gradient]
-    for op, state in zip(reversed(program.ops), reversed(states[:-1]), strict=True):
+    steps = list(zip(reversed(program.ops), reversed(states[:-1]), strict=True))
+    for op, state in paced(steps, what="Prediction, backwards", remedy=_LESS):
         try:
             pull = pulls[id(op)]
         except KeyError:

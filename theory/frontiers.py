@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.errors import out_of_domain
 from theory.evidence import FixedPoint
 from theory.fixed_points import fixed_point
 from theory.specs._check import instance, integer
@@ -107,6 +108,8 @@ def frontier(
         integer("group_sizes", size, low=1, remedy="count the channels of a group")
         for size in group_sizes
     )
+    if not sizes:
+        raise out_of_domain("group_sizes", group_sizes, "at least one size", "pass (4, 8), say")
     points = []
     for size in sizes:
         network = FeedForward(dataclasses.replace(base, norm=group_norm(size)), depth=1)

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from theory.errors import out_of_domain
 from theory.evidence import FixedPoint, assumed_batch
 from theory.fixed_points import fixed_points
+from theory.forecast import paced
 from theory.recursion import predict
 from theory.results import Prediction
 from theory.specs._arrays import numeric
@@ -28,6 +29,7 @@ FloatArray = NDArray[np.float64]
 
 # Samples nearer than this are not drawn apart from c = 1, where a pool over samples has no variance.
 _CLOSEST = 1e-12
+_LESS = "fewer points take proportionally less"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,10 @@ def correlation_map(
     q = points[0].second_moment
     # Where q runs away the map does not depend on it.
     q = q if 0.0 < q < math.inf else 1.0
-    predicted = [_two_layers(network.layer, size, q, value) for value in gap]
+    predicted = [
+        _two_layers(network.layer, size, q, value)
+        for value in paced(gap.tolist(), what="Correlation map", remedy=_LESS)
+    ]
     return CorrelationMap(
         layer=network.layer,
         batch=size,
@@ -195,18 +200,19 @@ def phase_portrait(
     """
     q, c = _moments(second_moments), _cosines(correlations)
     size = _batch(network, batch)
-    images = [[_two_layers(network.layer, size, x, 1.0 - y) for y in c] for x in q]
+    points = [(x, 1.0 - y) for x in q for y in c]
+    images = [
+        _two_layers(network.layer, size, *point)
+        for point in paced(points, what="Phase portrait", remedy=_LESS)
+    ]
+    shape = len(q), len(c)
     return PhasePortrait(
         layer=network.layer,
         batch=size,
         second_moment=q,
         correlation=c,
-        next_second_moment=np.array(
-            [[p.preactivation_second_moment[1] for p in row] for row in images]
-        ),
-        next_correlation=np.array(
-            [[p.preactivation_correlation[1] for p in row] for row in images]
-        ),
+        next_second_moment=np.reshape([p.preactivation_second_moment[1] for p in images], shape),
+        next_correlation=np.reshape([p.preactivation_correlation[1] for p in images], shape),
     )
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
+from theory.labels import drawable
 from theory.specs._check import instance, member
 
 if TYPE_CHECKING:
@@ -153,8 +154,7 @@ def style(label: str) -> dict[str, Any]:
     dict
         Keywords ``color``, ``linestyle``, ``marker`` of matplotlib's ``Axes.plot``.
     """
-    instance("label", label, str, "a name", 'use "BN" or "GN(8)", say')
-    label = label.partition(",")[0]
+    label = drawable(label).partition(",")[0]
     if label in _STYLES:
         hue, line, marker = _STYLES[label]
         return {"color": _HUES[hue], "linestyle": line, "marker": marker}
@@ -301,8 +301,9 @@ def plot_predictions(
     """
     import matplotlib.pyplot as plt
 
-    domain = "a sequence of observables"
-    instance("observables", observables, list | tuple, domain, 'pass ["similarity"], say')
+    if not isinstance(observables, list | tuple) or not observables:
+        domain, remedy = "a sequence of at least one observable", 'pass ["similarity"], say'
+        raise out_of_domain("observables", observables, domain, remedy)
     if simulations is not None:
         instance("simulations", simulations, Mapping, "simulations by label", 'pass {"BN": sim}')
         for simulation in simulations.values():

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from theory.errors import out_of_domain
+from theory.labels import drawable
 from theory.plotting import Drawn, new_axes, style
-from theory.specs._check import instance, integer
+from theory.specs._check import integer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,7 +168,7 @@ def plot_frontier(frontier: Frontier, ax: Axes | None = None, *, label: str | No
     """
     ax = new_axes(ax)
     if label is not None:
-        instance("label", label, str, "a name or None", "use GN, say")
+        drawable(label)
     c, growth = frontier.correlation, frontier.gradient_growth
     drawn = np.isfinite(growth)
     looks = [style(f"GN({size})") for size in frontier.group_size]
@@ -175,7 +177,8 @@ def plot_frontier(frontier: Frontier, ax: Axes | None = None, *, label: str | No
     labels: list[Any] = []
     # From LayerNorm's end backwards, a label only where there is room beside the last one.
     corner = np.array([1.0, 1.0])
-    extent = np.array([1.0 - c[drawn].min(), growth[drawn].max() - 1.0])
+    ends = 1.0 - c[drawn].min(initial=1.0), growth[drawn].max(initial=1.0) - 1.0
+    extent = np.maximum(ends, 1e-300)  # no size drawn, or all of them at LayerNorm's end
     for size, x, y, look in reversed(list(zip(frontier.group_size, c, growth, looks, strict=True))):
         if not np.isfinite(y):
             continue
@@ -236,7 +239,8 @@ def plot_spectrum(
     depth = prediction.depth
     chosen = sorted({1, (depth + 1) // 2, depth})
     if layers is not None:
-        instance("layers", layers, Sequence, "a list of layers", "pass [1, 2], say")
+        if not isinstance(layers, Sequence) or not layers:
+            raise out_of_domain("layers", layers, "a list of layers", "pass [1, 2], say")
         remedy = "count layers from 1"
         chosen = [integer("layers", layer, low=1, high=depth, remedy=remedy) for layer in layers]
     look = style(prediction.label)

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from theory.errors import out_of_domain
 from theory.folds import INFINITE_LAYER, Backward, fold, follow_gradient, schedule
 from theory.laws import non_gaussian
 from theory.numerics import within_range
@@ -15,7 +14,7 @@ from theory.population.prediction import predict_population
 from theory.regimes import regime
 from theory.results import Prediction, PredictionSet
 from theory.routes.positions_spectrum import PositionSpectrum
-from theory.specs._check import flag, integer
+from theory.specs._check import flag, integer, named
 from theory.specs.compatibility import check
 from theory.specs.grids import needs_grid
 from theory.specs.inputs import ExchangeableInputs, Inputs
@@ -139,10 +138,7 @@ def predict_many(
     inputs, backward
         As for ``predict``.
     """
-    if not isinstance(networks, Mapping) or not networks:
-        raise out_of_domain(
-            "networks", networks, "a non-empty mapping of names to networks", 'pass {"BN": network}'
-        )
+    named("networks", networks, "networks")
     return PredictionSet(
         {name: predict(net, inputs, backward=backward) for name, net in networks.items()}
     )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
 from theory.regimes import Regime
-from theory.specs._check import instance
+from theory.specs._check import instance, named
 from theory.specs.inputs import Inputs
 from theory.specs.networks import Layer, Network
 from theory.specs.residual import Residual
@@ -332,9 +332,8 @@ class PredictionSet(Mapping[str, Prediction]):
     """Predictions by name, for tables and plots side by side."""
 
     def __init__(self, predictions: Mapping[str, Prediction]) -> None:
-        domain = "a mapping of names to predictions"
-        instance("predictions", predictions, Mapping, domain, "use predict_many")
-        for prediction in predictions.values():
+        for prediction in named("predictions", predictions, "predictions").values():
+            domain = "a mapping from names to predictions"
             instance("predictions", prediction, Prediction, domain, "use predict_many")
         self._predictions = dict(predictions)
 

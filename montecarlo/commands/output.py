@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ __all__ = [
     "estimate_cells",
     "estimate_values",
     "estimates",
+    "hushed",
     "one_format",
     "print_layers",
     "progress_bar",
@@ -39,6 +41,18 @@ SHOWN = (
     "gradient_norm",
     "branch_gradient_norm",
 )
+
+
+@contextmanager
+def hushed(quiet: bool) -> Iterator[None]:
+    """Keep what the packages log, costs above all, to themselves if ``quiet``."""
+    logger = logging.getLogger("normcompass")
+    before = logger.disabled
+    logger.disabled = before or quiet
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def one_format(as_json: bool, as_csv: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from montecarlo.commands.forecast import say_cost, time_of_prediction
 from montecarlo.commands.output import (
     SHOWN,
     one_format,
@@ -40,11 +39,6 @@ def predict(
 
     one_format(as_json, as_csv)
     network, inputs = build(options)
-    say_cost(
-        time_of_prediction(network, inputs),
-        what="Prediction",
-        remedy="fewer layers (--depth) take proportionally less",
-    )
     prediction = compute(network, inputs)
     columns = {
         name: getattr(prediction, name)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from montecarlo.commands.forecast import say_cost
 from montecarlo.commands.output import (
     estimate_cells,
     estimate_values,
     estimates,
+    hushed,
     one_format,
     print_layers,
     save_figure,
@@ -101,10 +101,8 @@ def simulate(
 
     Example: normcompass simulate --norm BN --inputs digits --width 512 --plot bn.png
     """
-    from montecarlo.costs import network_seconds
     from montecarlo.ensemble import plan
     from montecarlo.ensemble import simulate as compute
-    from montecarlo.execution import worker_count
 
     one_format(as_json, as_csv)
     network, inputs = build(options)
@@ -124,30 +122,25 @@ def simulate(
         method=method.value,
         backward=not forward_only,
     )
-    say_cost(
-        network_seconds(experiment) * replicates / worker_count(workers),
-        what=f"{replicates} networks",
-        remedy="fewer --replicates or a smaller --width take less, --store FILE keeps what is done",
-        quiet=quiet,
-    )
     try:
-        simulation = compute(
-            network,
-            inputs,
-            width=width,
-            replicates=replicates,
-            seed=seed,
-            dtype=dtype.value,
-            method=method.value,
-            backward=not forward_only,
-            workers=workers,
-            client=scheduler,
-            store=store,
-            target_sem=target_sem,
-            max_replicates=max_replicates,
-            memory_limit=limit,
-            progress=sys.stderr.isatty() and not quiet,
-        )
+        with hushed(quiet):
+            simulation = compute(
+                network,
+                inputs,
+                width=width,
+                replicates=replicates,
+                seed=seed,
+                dtype=dtype.value,
+                method=method.value,
+                backward=not forward_only,
+                workers=workers,
+                client=scheduler,
+                store=store,
+                target_sem=target_sem,
+                max_replicates=max_replicates,
+                memory_limit=limit,
+                progress=sys.stderr.isatty() and not quiet,
+            )
     except KeyboardInterrupt:
         if store is None:
             left = "nothing was written; with --store FILE the finished networks are kept."

@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from montecarlo.commands.forecast import in_words, say_cost
 from montecarlo.commands.output import progress_bar, screen
 from montecarlo.options import QUIET, SEED, WORKERS, InputChoice
 from theory.errors import SpecificationError
+from theory.forecast import announce, in_words
 from theory.specs._check import integer
 
 __all__ = ["BudgetChoice", "verify"]
@@ -94,12 +94,12 @@ def verify(
     console.print_margins(tables, spent)
     total = verification.step_count(chosen, budget=spent, controls=controls)
     least, most = verification.cost(chosen, budget=spent, seed=seed, workers=workers)
-    say_cost(
-        most,
-        what=f"Simulations, {in_words(least)} for the pilots, and at most",
-        remedy="--budget quick, --only and --inputs take less, --store FILE keeps what is done",
-        quiet=quiet,
-    )
+    if not quiet:
+        announce(
+            most,
+            what=f"Simulations, {in_words(least)} for the pilots, and at most",
+            remedy="--budget quick, --only and --inputs take less, --store FILE keeps what is done",
+        )
     try:
         with progress_bar(total, quiet=quiet) as advance:
             run = verification.run(

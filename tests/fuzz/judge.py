@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 import montecarlo as mc
 import theory as th
@@ -64,7 +66,18 @@ def complaint_about_error(
 
 
 def complaint_about_result(result: Any, raised: list[warnings.WarningMessage]) -> str | None:
-    """A NaN or an impossible number in a result, if there is one that no warning announced."""
+    """A NaN or an impossible number in a result, if there is one that no warning announced.
+
+    A figure has to be drawn, and a table to be written: what fails only then fails too late.
+    """
+    figure = getattr(getattr(result, "ax", result), "figure", None)
+    if isinstance(figure, Figure):
+        with warnings.catch_warnings():
+            # Characters that no font on this machine has are drawn as boxes.
+            warnings.filterwarnings("ignore", "Glyph|.*missing from", UserWarning)
+            figure.canvas.draw()
+    if isinstance(result, pd.DataFrame):
+        result.to_csv().encode()
     strange = [w for w in raised if not issubclass(w.category, RegimeWarning)]
     if strange:
         return f"{strange[0].category.__name__}: {strange[0].message}"
@@ -125,5 +138,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
             yield field.name, getattr(value, field.name)
     elif isinstance(value, dict):
         yield from ((str(name), part) for name, part in value.items())
+    elif hasattr(value, "_asdict"):
+        yield from value._asdict().items()
     elif isinstance(value, tuple | list):
         yield from ((str(index), part) for index, part in enumerate(value))

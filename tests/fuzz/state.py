@@ -18,16 +18,9 @@ from threadpoolctl import ThreadpoolController
 
 __all__ = ["snapshot"]
 
-# Kept for the next call, by design of their libraries: loky's workers, Dask's event loop (which a
-# client of our own leaves behind where its address could not be reached).
-_KEPT = (
-    "ExecutorManagerThread",
-    "QueueFeederThread",
-    "QueueManagerThread",
-    "IO loop",
-    "Dask-",
-    "Profile",
-)
+# Kept for the next call, by design of their libraries: loky's for its idle workers, Dask's pool of
+# one thread.  Anything else that outlives a call, an event loop say, is a finding.
+_KEPT = ("ExecutorManagerThread", "QueueFeederThread", "QueueManagerThread", "Dask-Offload")
 
 _CONTROLLER: list[ThreadpoolController] = []
 

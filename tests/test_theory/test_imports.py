@@ -17,13 +17,13 @@ HEAVY = ("sympy", "matplotlib", "pandas", "numba", "dask", "torch", "hypothesis"
 # and how curves are drawn.
 SHARED = (
     "theory.specs", "theory.program", "theory.errors", "theory.provenance", "theory.zoo",
-    "theory.plotting",
+    "theory.plotting", "theory.forecast",
 )  # fmt: skip
 # The modules that compare with predictions, or draw them.
 BRIDGES = {
     "agreement", "case", "cases", "claim", "claim_cases", "claim_figures", "claim_pictures",
     "claims", "claims_gradients", "claims_ours", "claims_shared", "claims_similarity",
-    "claims_variance", "comparison", "console", "coverage", "departure", "figures", "forecast", "gallery",
+    "claims_variance", "comparison", "console", "coverage", "departure", "figures", "gallery",
     "gallery_maps", "networks", "padding_figure", "predict", "predictions", "pytest_plugin",
     "report", "report_claims", "report_files", "residual_cases", "residual_figures", "simulate",
     "table", "tables", "testing", "verdicts", "verify", "wrong_laws",

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from theory.errors import HypothesisError, out_of_domain
+from theory.forecast import Pace
 from theory.population.gradients import Draws, Squares, cotangent
 from theory.population.normact import Tape, normact, refuse
 from theory.program import Fork, Linear, Merge, NormAct, Observe, Operation, Scale
@@ -55,6 +56,7 @@ def follow(
     populations: int,
     seed: int,
     backward: bool = True,
+    pace: Pace | None = None,
 ) -> tuple[list[Record], list[Record]]:
     """(records of activations, records of gradients) at every ``Observe``, in forward order.
 
@@ -71,6 +73,8 @@ def follow(
     backward
         Whether to follow gradients as well, from independent standard Gaussian cotangents at the
         end; the second list is empty otherwise.
+    pace
+        Told of every block that is done forwards.
 
     Raises
     ------
@@ -95,6 +99,8 @@ def follow(
             tapes, size = [], 0
         state, read, tape = _forward(operations, section, state, seed)
         records += read
+        if pace is not None:
+            pace.step()
         if backward:
             tapes.append(tape)
             size += sum(t.nbytes for t in tape.values())

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from theory.errors import HypothesisError, out_of_domain
+from theory.forecast import Pace
 from theory.population.propagate import Record, Start, follow
 from theory.program import Linear, NormAct, Observe, Operation, lower
 from theory.specs.inputs import ExchangeableInputs
@@ -161,6 +162,12 @@ def propagate(
     size = channels or default_channels(operations, start.batch, backward=backward)
     together = max(1, populations // min(8, max(2, _TOGETHER // (size * start.batch))))
     groups = [populations // together + (k < populations % together) for k in range(together)]
+    blocks = sum(isinstance(op, Observe) and op.what != "preactivation" for op in operations)
+    pace = Pace(
+        len(groups) * blocks * (3 if backward else 1),
+        what="Populations",
+        remedy="a smaller refine takes its square less, and fewer layers proportionally less",
+    )
     found = [
         # Groups of 2^32 seeds: no seed asked for is another one's group.
         follow(
@@ -170,6 +177,7 @@ def propagate(
             populations=count,
             seed=seed + (k << 32),
             backward=backward,
+            pace=pace,
         )
         for k, count in enumerate(groups)
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ __all__ = [
     "instance",
     "integer",
     "member",
+    "named",
     "real",
     "samples",
+    "text",
 ]
 
 
@@ -89,11 +92,38 @@ def file_path(argument: str, value: object) -> Path:
     if not isinstance(value, str | Path) or "\0" in str(value) or not str(value):
         raise out_of_domain(argument, value, "the path of a file", 'pass "runs.db", say')
     path = Path(value)
-    if any(len(os.fsencode(part)) > 255 for part in path.parts):
+    try:
+        longest = max(len(os.fsencode(part)) for part in path.parts)
+    except UnicodeEncodeError:
+        remedy = "half of a surrogate pair is no character"
+        raise out_of_domain(argument, value, "the path of a file", remedy) from None
+    if longest > 255:
         raise out_of_domain(
             argument, value, "the path of a file", "no name is longer than 255 bytes"
         )
     return path
+
+
+def text(argument: str, value: object) -> str:
+    """Return ``value`` if it is a non-empty name that every file can hold, else raise SpecificationError."""
+    if not isinstance(value, str) or not value:
+        raise out_of_domain(argument, value, "a non-empty string", 'give it a name, "BN" say')
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        remedy = "half of a surrogate pair is no character: decode the bytes that it came from"
+        raise out_of_domain(argument, value, "text that can be written as UTF-8", remedy) from None
+    return value
+
+
+def named(argument: str, value: object, of: str) -> Mapping[str, Any]:
+    """Return ``value`` if it is a non-empty mapping from names, else raise SpecificationError."""
+    if not isinstance(value, Mapping) or not value:
+        domain = f"a non-empty mapping from names to {of}"
+        raise out_of_domain(argument, value, domain, f'pass {{"BN": ...}}, {of} by name')
+    for name in value:
+        text(f"name in {argument}", name)
+    return value
 
 
 def member(argument: str, value: object, members: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from theory.errors import out_of_domain
-from theory.specs._check import LARGEST, flag, integer, member, real
+from theory.specs._check import LARGEST, flag, integer, member, real, text
 
 __all__ = [
     "Normalizer",
@@ -111,8 +111,7 @@ class Normalizer:
     ddof: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise out_of_domain("name", self.name, "a non-empty string", "give it a label")
+        text("name", self.name)
         if not isinstance(self.pool, Pool):
             raise out_of_domain("pool", self.pool, "a Pool", "build it with Pool(...)")
         flag("centered", self.centered)

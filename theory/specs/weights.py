@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from theory.errors import out_of_domain
-from theory.specs._check import flag, real
+from theory.specs._check import flag, real, text
 
 __all__ = [
     "Weights",
@@ -40,8 +39,7 @@ class Weights:
     normalized: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise out_of_domain("name", self.name, "a non-empty string", "give it a label")
+        text("name", self.name)
         variance = real(
             "weight_variance",
             self.weight_variance,

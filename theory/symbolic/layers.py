@@ -23,6 +23,8 @@ __all__ = ["ExactLayer", "as_layer", "exact_layer", "unit_gain"]
 
 # Exact values hold factorials of it: beyond, they take minutes and fill pages.
 LARGEST_GROUP = 10_000
+# A rational number of hundreds of digits is factored for hours.
+LARGEST_NUMBER = 1e60
 
 
 @lru_cache(maxsize=8)
@@ -34,7 +36,12 @@ def unit_gain() -> tuple[Any, Any]:
     return sp.simplify(sp.solve(second - 1, gain)[0]), centre
 
 
-def _exact(value: float) -> Any:
+def _exact(argument: str, value: float) -> Any:
+    if value and not 1.0 / LARGEST_NUMBER <= abs(value) <= LARGEST_NUMBER:
+        raise out_of_domain(
+            argument, value, f"0 or between {1.0 / LARGEST_NUMBER:g} and {LARGEST_NUMBER:g} in size",
+            "exact formulas would factor hundreds of digits; use theory.predict for numbers",
+        )  # fmt: skip
     gain, mean = unit_gain()
     for known in (gain, gain**2, gain * mean, gain * mean**2):
         for candidate in (known, -known):
@@ -130,10 +137,10 @@ def exact_layer(subject: Subject) -> ExactLayer:
             "norm", norm.name, "without gate and at eps = 0", "use theory.predict for numbers"
         )
     spec = ExactLayer(
-        slopes=(_exact(rays[0]), _exact(rays[1])),
-        scale=_exact(activation.scale),
-        shift=_exact(activation.shift),
-        weight_variance=_exact(layer.weights.weight_variance),
+        slopes=(_exact("negative_slope", rays[0]), _exact("negative_slope", rays[1])),
+        scale=_exact("scale", activation.scale),
+        shift=_exact("shift", activation.shift),
+        weight_variance=_exact("weight_variance", layer.weights.weight_variance),
         centered_weights=layer.weights.centered,
         norm=norm,
     )
