@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -85,6 +86,9 @@ def bind_push(
 
     def push(s: State) -> State:
         usable: Any = s if _scales_through(op) else s.unscaled()
+        if isinstance(usable, Grid) and op.norm is not None and op.norm.pool.channels != math.inf:
+            # Integrals over a group of channels lose what vanishes.
+            usable = usable.without_faint_rows()
         exponent = usable.exponent
         with np.errstate(over="ignore", invalid="ignore"):
             moments = route.moments(op, usable.block())
@@ -106,7 +110,11 @@ def bind_push(
         moments = moments._replace(error=(local, gap_error))
         moments, local = _affine(moments, op.activation, exponent, inherited)
         _require_finite(moments)
-        return usable.rebuilt(moments, exponent=exponent, local_error=local)  # type: ignore[no-any-return]
+        result = usable.rebuilt(moments, exponent=exponent, local_error=local)
+        if isinstance(usable, Grid) and _moves_zeros(op):
+            sign, chance = math.copysign(1.0, op.activation.scale), _share_through(op.activation)
+            result = result.with_faint_rows(usable, sign=sign, chance=chance)
+        return result  # type: ignore[no-any-return]
 
     return push, name
 
@@ -156,22 +164,26 @@ def bind_pull(
     slope = op.activation.scale**2
 
     def pull(s: State, gradient: Gradient) -> Gradient:
-        usable = s if _scales_through(op) else s.unscaled()
+        usable: Any = s if _scales_through(op) else s.unscaled()
         incoming = gradient.value
         if isinstance(usable, Grid):
-            if _moves_zeros(op):
+            if not _keeps_zeros(op):
+                usable = usable.without_faint_rows()
+            elif _moves_zeros(op):
                 usable = usable.zeros_at_the_mean()
-            incoming = usable.without_shifts(_without_zeros(op, usable, incoming))
+            usable, incoming = _at_zeros(op, usable, incoming)
+            incoming = usable.without_shifts(incoming)
         with np.errstate(over="ignore", invalid="ignore"):
             value, error = route.pullback(op, usable.block(), incoming)
             value = tuple(slope * v for v in value) if block.exchangeable else slope * value
         exponent = gradient.exponent - (usable.exponent if is_scale_free(op) else 0)
-        error += gradient.error + usable.second_moment_error + usable.gap_error  # type: ignore[attr-defined]
+        error += gradient.error + usable.second_moment_error + usable.gap_error
         size = value[0] if block.exchangeable else np.trace(value)
         before = incoming[0] if block.exchangeable else np.trace(incoming)
         if np.isnan(value).any() or size < 0.0 < before:
             raise NumericalError(LOST_GRADIENT)
-        return Gradient(value, exponent, error)
+        absent = _absent(op, usable, value) if isinstance(usable, Grid) else 0.0
+        return Gradient(value, exponent, error, absent)
 
     return pull, name
 
@@ -205,18 +217,50 @@ def _moves_zeros(op: NormAct) -> bool:
     )
 
 
-def _without_zeros(op: NormAct, state: Grid, value: Any) -> Any:
-    """Pi where relu and its kin see exactly 0, whose slope is 0: nothing passes.
+def _keeps_zeros(op: NormAct) -> bool:
+    """Whether rows of zeros come out as zeros, up to what vanishes."""
+    return op.norm is None or not op.norm.centered or op.norm.pool.channels == math.inf
 
-    After a pool of ``_moves_zeros`` a layer without such a pool sees rows of vanishing size there, not 0;
-    of them this takes none.
+
+def _at_zeros(op: NormAct, state: Grid, value: Any) -> tuple[Grid, Any]:
+    """Rows where a phi with a kink sees exactly 0, whose slope there is that of x < 0, and Pi for them.
+
+    Routes take them for Gaussians: E[phi'] = (right + left)/2 beside rows that are alive, and among
+    themselves, being the same 0, E[phi'^2] = (right^2 + left^2)/2.
     """
-    keeps = op.norm is None or not op.norm.centered or op.norm.pool.channels == math.inf
+    slopes, zero = op.activation.ray_slopes, state.second_moment == 0.0
+    if slopes is None or not _keeps_zeros(op) or not zero.any():
+        return state, value
+    right, left = slopes[0], -slopes[1]
+    if left == right:
+        return state, value
+    alone = 2.0 * left / (right + left) if left != -right else 0.0
+    factor = np.where(zero, alone, 1.0)
+    both = left**2 / (0.5 * (right**2 + left**2))
+    among = np.outer(zero, zero)
+    rows = replace(state.rows, gap=np.where(among, 0.0, state.gap))
+    weighed = value * np.where(among, both, np.outer(factor, factor))
+    return replace(state, rows=rows), weighed
+
+
+def _share_through(activation: Activation) -> float:
+    """Chance that phi keeps a vanishing number of either sign: 1/2 if one of its slopes is 0."""
+    slopes = activation.ray_slopes
+    return 0.5 if slopes is not None and 0.0 in slopes else 1.0
+
+
+def _absent(op: NormAct, state: Grid, value: Any) -> float:
+    """The share of tr Pi that is of rows of vanishing size where there are none, only zeros."""
     slopes = op.activation.ray_slopes
-    zero = np.diagonal(state.gap) == 1.0 if _moves_zeros(op) else state.second_moment == 0.0
-    if not (keeps and zero.any()) or slopes is None or slopes[0] == -slopes[1]:
-        return value
-    return np.where(zero[:, None] | zero, 0.0, value)
+    if slopes is None or state.chance == 1.0 or not _keeps_zeros(op) or _moves_zeros(op):
+        return 0.0
+    faint = state.dark & (state.second_moment > 0.0)
+    if not faint.any():
+        return 0.0
+    right, left = slopes[0], -slopes[1]
+    fewer = 1.0 - left**2 / (0.5 * (right**2 + left**2))
+    diagonal = np.diagonal(value)
+    return float((1.0 - state.chance) * fewer * diagonal[faint].sum() / diagonal.sum())
 
 
 def _positions_push(op: AveragePool | GlobalAveragePool | Flatten) -> Push:

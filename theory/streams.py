@@ -187,7 +187,8 @@ def _merge_full(stream: Full, addend: Full, *, skip: float, branch: float) -> Fu
 
 @merge.register
 def _merge_grid(stream: Grid, addend: Grid, *, skip: float, branch: float) -> Grid:
-    return Grid(_merge_full(stream.rows, addend.rows, skip=skip, branch=branch), stream.shape)
+    rows = _merge_full(stream.rows, addend.rows, skip=skip, branch=branch)
+    return Grid(rows, stream.shape, chance=max(stream.chance, addend.chance))
 
 
 @scale.register
@@ -216,12 +217,12 @@ def _scale_full(state: Full, factor: float) -> Full:
 
 @scale.register
 def _scale_grid(state: Grid, factor: float) -> Grid:
-    return Grid(_scale_full(state.rows, factor), state.shape)
+    return Grid(_scale_full(state.rows, factor), state.shape, chance=state.chance)
 
 
 def scale_gradient(gradient: Gradient, square: float) -> Gradient:
     """square * Pi, back in the middle of the floating-point range."""
-    value, exponent, error = gradient
+    value, exponent, error, _ = gradient
     if type(value) is tuple and len(value) == 2:
         # Written out: deep exchangeable networks spend their time here.
         same = square * value[0]
@@ -241,8 +242,8 @@ def _times(value: Any, factor: float) -> Any:
 
 def add(first: Gradient, second: Gradient) -> Gradient:
     """Pi_1 + Pi_2, in the middle of the floating-point range; the error is relative to the trace."""
-    x, exponent, error_x = first
-    y, exponent_y, error_y = second
+    x, exponent, error_x, _ = first
+    y, exponent_y, error_y, _ = second
     if exponent != exponent_y:
         exponent, a, b = _aligned(exponent, exponent_y, 1.0, 1.0)
         x, y = _times(x, a * a), _times(y, b * b)

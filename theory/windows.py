@@ -127,7 +127,8 @@ def pooled(
     product = np.outer(new_root, new_root)
     excess = spread - np.subtract.outer(new_root, new_root) ** 2
     value = np.divide(0.5 * excess, product, out=np.ones_like(excess), where=product > 0.0)
-    apart = spread[spread > 0.0]
+    # Beside rows of vanishing size others' rounding is no distance.
+    apart = spread[spread > 1e-30 * mixed.max()]
     rounding = 8.0 * _EPSILON * float(mixed.max() / apart.min()) if apart.size else 0.0
     return q, _tidied(value, q), every @ mean, rounding
 

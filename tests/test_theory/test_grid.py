@@ -626,6 +626,48 @@ def test_vectors_as_images_of_one_position_have_rows_of_few_entries(name):
         assert ratio == pytest.approx(9 / 8, rel=1e-12)
 
 
+def dark_images() -> np.ndarray:
+    """Two samples, most of whose windows only see zeros."""
+    data = draw(7, 2, 2, 12)
+    data[0, :, :8], data[1, :, 4:] = 0.0, 0.0
+    return data
+
+
+@pytest.mark.parametrize(
+    ("norms", "slope"),
+    [
+        ("LN plain plain", 0.0),
+        ("RMSNorm LN RMSNorm", 0.0),
+        ("LN LN plain LN plain", 0.0),
+        ("LN plain IN", 0.2),
+        ("LN FRN", 0.0),
+        ("plain plain", 0.5),
+        ("plain plain", -1.0),
+        ("FRN FRN", 0.5),
+    ],
+)
+def test_dark_windows_against_networks(norms: str, slope: float) -> None:
+    """Rows of zeros have the slope of x < 0; behind LN they are Gaussian if relu let its mean through.
+
+    144 networks of width 256; with zeros whose slope is 0 everywhere as many as 30 standard errors
+    away.  16 numbers, |z| < 5: false alarm 1e-5.
+    """
+    layers = []
+    for name in norms.split():
+        layer = dataclasses.replace(th.zoo[name], kernel=3, padding="zero")
+        layers.append(dataclasses.replace(layer, activation=th.leaky_relu(slope)))
+    if slope == 0.0:
+        layers = [dataclasses.replace(layer, activation=th.relu) for layer in layers]
+    network, inputs = th.Sequential(tuple(layers)), th.images(dark_images())
+    norm = th.predict(network, inputs).gradient_norm
+    assert norm is not None
+    squares = mc.simulate(network, inputs, width=256, replicates=144, seed=4, workers=1).samples[
+        "squared_gradient"
+    ]
+    difference = squares[:, :-1] - (norm[:-1] / norm[-1]) ** 2 * squares[:, -1:]
+    assert (np.abs(difference.mean(axis=0)) < 5.0 * difference.std(axis=0, ddof=1) / 12.0).all()
+
+
 @pytest.mark.parametrize("pooled", [False, True])
 def test_zero_pixels_and_the_mean_of_the_layer(pooled: bool) -> None:
     """Found by verify: LN takes a mean of order n^(-1/2) from zeros, so that relu passes them half the time.

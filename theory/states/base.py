@@ -66,11 +66,14 @@ class Gradient(NamedTuple):
 
     ``value`` is (same, pair) when samples are exchangeable, (same, other position, other sample, both
     other) with positions, else shape (B, B).  ``error`` is the accumulated relative error.
+    ``absent``: the share of the trace that readings leave out, of rows that are there in some networks
+    and not in others (see ``Grid.chance``).
     """
 
     value: Any
     exponent: int
     error: float
+    absent: float = 0.0
 
 
 class Observables(NamedTuple):

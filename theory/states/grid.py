@@ -31,6 +31,9 @@ FloatArray = NDArray[np.float64]
 
 # Rows (sample, position): a matrix of 128 MB, of which there are a dozen.
 _LARGEST = 4096
+# q of rows of vanishing size, in units of their sample's largest, and below what a row counts as one:
+# nothing beside a row that is alive, in range of every quadrature.
+_FAINT, _DARK = 1e-40, 1e-30
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -47,6 +50,10 @@ class Grid:
     position 0 and every lag only, and gradients are averages over shifts, whose norm is the same.
     Circular convolutions and strides and poolings that divide the sides keep it; zero padding does not,
     and from there on every pair is followed.
+
+    ``chance``: of rows of vanishing size (``with_faint_rows``) to be there, and not zeros, in a network.
+    Gradients are followed as if they were, which is so wherever anything passes the layer that made
+    them; readings of the layers behind it need the chance.
     """
 
     rows: Full
@@ -54,6 +61,7 @@ class Grid:
     features: float = math.inf
     directions: float = math.inf
     stationary: bool = False
+    chance: float = 1.0
 
     @staticmethod
     def of_inputs(inputs: Inputs) -> Grid:
@@ -192,7 +200,8 @@ class Grid:
             rows, second_moment=q, gap=gap, mean=mean, gap_error=rows.gap_error + rounding
         )
         alike = self.stationary and math.prod(sides) > 1 and size is not None
-        return Grid(moved, sides, self.features, stationary=alike and self._divides(size or 1))
+        alike = alike and self._divides(size or 1)
+        return Grid(moved, sides, self.features, stationary=alike, chance=self.chance)
 
     def _divides(self, step: int) -> bool:
         return all(side % step == 0 for side in self.shape)
@@ -207,7 +216,8 @@ class Grid:
         rows = replace(
             rows, second_moment=q, gap=gap, mean=mean, gap_error=rows.gap_error + rounding
         )
-        return Grid(rows, sides, self.features, stationary=stationary and math.prod(sides) > 1)
+        alike = stationary and math.prod(sides) > 1
+        return Grid(rows, sides, self.features, stationary=alike, chance=self.chance)
 
     def _constant(self, still: NDArray[np.bool_]) -> None:
         """Raise if a sample has nothing left after centering."""
@@ -233,19 +243,19 @@ class Grid:
             return gradient
         return spread(shift_average(gradient, self.shape), self.shape)
 
-    def zeros_at_the_mean(self) -> Grid:
-        """Rows of zeros replaced by minus the mean over positions of their sample, of vanishing size.
+    @property
+    def dark(self) -> NDArray[np.bool_]:
+        """Rows that only see zeros: exactly 0, or of vanishing size (see ``with_faint_rows``)."""
+        return np.asarray(self.second_moment <= _DARK * self._brightest)
 
-        In a finite network a pool over channels and positions has a mean of order n^(-1/2), which a row
-        of zeros gets with the other sign in every channel: it is independent of the rows that are
-        alive, and shared by the zeros of a sample.  (Exact in the first layer; in later ones these rows
-        are of that order themselves, and only each one's own sign is known: as likely + as -.)  A mean
-        that vanishes leaves its zeros, marked by gap 1 to themselves.
-        """
-        zero = self.second_moment == 0.0
-        if not zero.any():
-            return self
-        samples = np.repeat(np.arange(self.batch), self.positions)
+    @property
+    def _brightest(self) -> FloatArray:
+        """The largest q of the sample of every row."""
+        q = self.second_moment.reshape(-1, self.positions)
+        return np.repeat(q.max(axis=1), self.positions)
+
+    def mean_cosines(self) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """Cosine of the means over positions of the samples of two rows, and whether rows have one."""
         covariance = self.covariance()
         sums = covariance.reshape(self.batch, self.positions, self.batch, self.positions).sum(
             (1, 3)
@@ -256,12 +266,75 @@ class Grid:
         cosine = np.divide(
             sums, np.outer(size, size), out=np.zeros_like(sums), where=np.outer(known, known)
         )
-        cosine[known, known] = 1.0
-        gap = self.gap.copy()
-        gap[np.ix_(zero, zero)] = (1.0 - np.clip(cosine, -1.0, 1.0))[np.ix_(samples, samples)][
-            np.ix_(zero, zero)
-        ]
-        return replace(self, rows=replace(self.rows, gap=gap))
+        samples = np.repeat(np.arange(self.batch), self.positions)
+        return np.clip(cosine, -1.0, 1.0)[np.ix_(samples, samples)], known[samples]
+
+    def zeros_at_the_mean(self) -> Grid:
+        """Dark rows replaced by minus the mean over positions of their sample, of vanishing size.
+
+        In a finite network a pool over channels and positions has a mean of order n^(-1/2), which a row
+        of zeros gets with the other sign in every channel: it is independent of the rows that are
+        alive, and shared by the zeros of a sample.  (Exact in the first layer; in later ones these rows
+        are of that order themselves, and only each one's own sign is known: as likely + as -.)  Where
+        the mean vanishes zeros stay zeros.
+        """
+        dark = self.dark
+        if not dark.any():
+            return self
+        cosine, known = self.mean_cosines()
+        moved = dark & known
+        q, gap = self.second_moment.copy(), self.gap.copy()
+        q[dark] = np.where(known, _FAINT * self._brightest, 0.0)[dark]
+        gap[dark], gap[:, dark] = 1.0, 1.0
+        gap[np.ix_(moved, moved)] = (1.0 - cosine)[np.ix_(moved, moved)]
+        np.fill_diagonal(gap, 0.0)
+        return replace(self, rows=replace(self.rows, second_moment=q, gap=gap))
+
+    def with_faint_rows(self, before: Grid, *, sign: float, chance: float) -> Grid:
+        """Dark rows behind such a pool of ``before`` as the same vanishing number in every channel.
+
+        Where relu lets minus the mean through it is one positive number, and windows of nothing else
+        are Gaussian in the next layer, not zero: their slope is that of any Gaussian.  Where it does
+        not, nothing passes this layer anyway, which its own pull-back counts.  So the number is
+        followed as if it were there, too small to be seen beside anything else.
+
+        Parameters
+        ----------
+        before
+            The rows that the pool saw.
+        sign
+            Of the number.
+        chance
+            That phi lets minus the mean through: 1/2 for relu, else 1.
+        """
+        dark = self.dark
+        if not dark.any():
+            return self
+        _, moved = before.mean_cosines()
+        faint = dark & moved
+        if not faint.any():
+            return self
+        q, mean, gap = self.second_moment.copy(), self.mean.copy(), self.gap.copy()
+        q[dark], mean[dark] = 0.0, 0.0
+        q[faint] = (_FAINT * self._brightest)[faint]
+        mean[faint] = sign * np.sqrt(q[faint])
+        angle = np.divide(sign * mean, np.sqrt(q), out=np.zeros_like(q), where=q > 0.0)
+        gap[faint], gap[:, faint] = 1.0 - angle, (1.0 - angle)[:, None]
+        np.fill_diagonal(gap, 0.0)
+        # A number that was there is another one in every channel, which no mean takes from all of them.
+        there = before.chance if (before.dark & (before.second_moment > 0.0)).any() else 0.0
+        rows = replace(self.rows, second_moment=q, gap=gap, mean=mean)
+        return replace(self, rows=rows, chance=there + (1.0 - there) * chance)
+
+    def without_faint_rows(self) -> Grid:
+        """Dark rows as zeros, for operations that move them by something that does not vanish."""
+        faint = self.dark & (self.second_moment > 0.0)
+        if not faint.any():
+            return self
+        q, gap, mean = self.second_moment.copy(), self.gap.copy(), self.mean.copy()
+        q[faint], mean[faint], gap[faint], gap[:, faint] = 0.0, 0.0, 1.0, 1.0
+        np.fill_diagonal(gap, 0.0)
+        return replace(self, rows=replace(self.rows, second_moment=q, gap=gap, mean=mean))
 
     def flattened_back(self, gradient: FloatArray) -> FloatArray:
         """Adjoint of the average over positions."""
@@ -294,7 +367,7 @@ class Grid:
             self.gap_error + gap_error + (DISTANCE_FLOOR / typical if typical > 0.0 else 0.0),
             local_error,
         )
-        return Grid(rows, self.shape, stationary=self.stationary)
+        return Grid(rows, self.shape, stationary=self.stationary, chance=self.chance)
 
     def unscaled(self) -> Grid:
         """Fold 4**exponent into q and m."""
@@ -303,7 +376,7 @@ class Grid:
     def position_similarity(self) -> float:
         """Mean cosine of two positions of one sample; NaN if there is one position."""
         s, b = self.positions, self.batch
-        own = self.gap.reshape(b, s, b, s)[np.arange(b), :, np.arange(b)]
+        own = self.without_faint_rows().gap.reshape(b, s, b, s)[np.arange(b), :, np.arange(b)]
         return 1.0 - float(own.sum()) / (b * s * (s - 1)) if s > 1 else math.nan
 
     @staticmethod
@@ -322,7 +395,7 @@ class Grid:
     @staticmethod
     def log_squared_norm(gradients: Sequence[Gradient]) -> FloatArray:
         """log tr (n Pi): of all channels and positions, whose numbers may change."""
-        trace = np.array([np.trace(g.value) for g in gradients])
+        trace = np.array([np.trace(g.value) * (1.0 - g.absent) for g in gradients])
         exponent = np.array([g.exponent for g in gradients])
         with np.errstate(divide="ignore"):
             return np.asarray(np.log(trace) + exponent * math.log(4.0))
