@@ -6,6 +6,7 @@ false alarm has probability below 1 %.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from typing import Any
@@ -103,6 +104,56 @@ def test_gradients_of_sandwiches(norm: th.Normalizer, batch: int, options: dict[
         far = np.abs(0.5 * ours.log_second_moment - getattr(exact, name))
         assert np.all(far < 5.0 * 0.5 * ours.second_moment_error + 1e-10)
         assert ours.second_moment_error.max() < 0.1
+
+
+def signs_on_a_circle(steps: int, *, q: float, p: float, length: float, angles: int) -> list[float]:
+    """(E sgn sgn, E v_1 v_2 sgn sgn, E|x_1 x_2|), N = 3: steps on the circle in the plane orthogonal to 1.
+
+    Angles by the trapezoidal rule, which converges geometrically; x_1 by Gauss; x_2 given it, in closed form.
+    """
+    q, p, rho = map(mpmath.mpf, (q, p, length))
+    root, far = mpmath.sqrt(q), mpmath.sqrt(q - p * p / q)
+    turns = [2 * mpmath.pi * j / angles for j in range(angles)]
+    circle = [
+        (
+            mpmath.sqrt(mpmath.mpf(2) / 3) * mpmath.cos(t),
+            mpmath.sqrt(mpmath.mpf(2) / 3) * mpmath.cos(t - 2 * mpmath.pi / 3),
+        )
+        for t in turns
+    ]
+    sums = [mpmath.mpf(0)] * 3
+    for path in itertools.product(circle, repeat=steps):
+        one, two = (rho * mpmath.fsum(v[i] for v in path) for i in (0, 1))
+
+        def signs(z, one=one, two=two):
+            even = mpmath.erf((two + p / root * z) / (far * mpmath.sqrt(2)))
+            return mpmath.npdf(z) * mpmath.sign(one + root * z) * even
+
+        def sizes(z, one=one, two=two):
+            mean = two + p / root * z
+            folded = mean * mpmath.erf(mean / (far * mpmath.sqrt(2))) + 2 * far * mpmath.npdf(
+                mean / far
+            )
+            return mpmath.npdf(z) * abs(one + root * z) * folded
+
+        ends = [-10, -one / root, 10]
+        both, size = (
+            mpmath.quad(f, ends, method="gauss-legendre", maxdegree=5) for f in (signs, sizes)
+        )
+        step = path[0][0] * path[0][1] if steps else 0
+        sums = [a + b for a, b in zip(sums, (both, step * both, size), strict=True)]
+    return [float(a / angles**steps) for a in sums]
+
+
+@pytest.mark.parametrize(
+    ("steps", "angles", "error"), [(0, 1, 1e-13), (1, 24, 1e-13), (2, 12, 1e-11)]
+)
+def test_signs_after_steps_on_a_circle(steps: int, angles: int, error: float) -> None:
+    # 18 angles change the values after two steps by 1.3e-12.
+    with mpmath.workdps(20):
+        exact = signs_on_a_circle(steps, q=1.3, p=0.4, length=0.6, angles=angles)
+    found = flight_signs(2, size=3, second_moment=1.3, product=0.4, length=0.6)
+    assert [row[steps] for row in found] == pytest.approx(exact, abs=error)
 
 
 @pytest.mark.parametrize(

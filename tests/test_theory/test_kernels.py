@@ -60,6 +60,7 @@ ORACLES = {
     "batchnorm.batch_pullback": "test_batchnorm.test_gradient_growth_is_lambda_b",
     "batchnorm.chi_mean": "test_batchnorm.test_chi_mean_matches_mpmath",
     "batchnorm.cross_batch_similarity": "test_kernels.test_batches_apart",
+    "flight_signs.flight_signs": "test_flights.test_signs_after_steps_on_a_circle",
     "functions.base_function": "test_functions.test_value_and_derivative_match_mpmath",
     "gate_limits.b0_gap": "test_gates.test_b0_gap_against_nested_quadrature",
     "gate_limits.b0_moments": "test_gates.test_b0_moments_against_mpmath",
@@ -116,12 +117,12 @@ SAMPLERS = {
 """Modules of Sobol' points: their expectations have standard errors, calibrated in test_sampled.py."""
 
 PLANS = {
-    "base", "batchnorm.batch_status", "bivariate", "dispatch", "grid", "laplace.check_exchangeable",
+    "base", "batchnorm.batch_status", "bivariate", "dispatch", "grid", "group_table", "laplace.check_exchangeable",
     "laplace.exchangeable_nodes", "laplace.mean_variance", "laplace_core", "laplace_fields.seconds",
     "pools", "positions_batch.geometry", "positions_batch.moment_nodes", "positions_batch.pools",
     "positions_batch.quadrature", "positions_batch.untilted", "positions_core",
     "positions_lens.half_angle", "positions_pairs.pair_tilt", "positions_pairs.sum_error",
-    "positions_pull.spectral_radius", "random_flight.flight_fits", "rectangle", "spatial",
+    "positions_pull.spectral_radius", "random_flight.flight_fits", "random_flight.radial_nodes", "rectangle", "spatial",
 }  # fmt: skip
 """Nodes, tilts, conditions and dispatch: parts of the kernels above, or no numbers."""
 
