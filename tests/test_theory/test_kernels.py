@@ -117,12 +117,14 @@ SAMPLERS = {
 """Modules of Sobol' points: their expectations have standard errors, calibrated in test_sampled.py."""
 
 PLANS = {
-    "base", "batchnorm.batch_status", "bivariate", "dispatch", "grid", "group_table", "laplace.check_exchangeable",
+    "base", "batchnorm.batch_status", "bivariate", "dispatch", "grid", "group_table",
+    "laplace.check_exchangeable",
     "laplace.exchangeable_nodes", "laplace.mean_variance", "laplace_core", "laplace_fields.seconds",
     "pools", "positions_batch.geometry", "positions_batch.moment_nodes", "positions_batch.pools",
     "positions_batch.quadrature", "positions_batch.untilted", "positions_core",
     "positions_lens.half_angle", "positions_pairs.pair_tilt", "positions_pairs.sum_error",
-    "positions_pull.spectral_radius", "random_flight.flight_fits", "random_flight.radial_nodes", "rectangle", "spatial",
+    "positions_pull.spectral_radius", "random_flight.flight_fits", "random_flight.radial_nodes",
+    "rectangle", "spatial",
 }  # fmt: skip
 """Nodes, tilts, conditions and dispatch: parts of the kernels above, or no numbers."""
 
