@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import NumericalError
-from theory.forecast import paced
+from theory.forecast import Pace
 from theory.operators import LOST_GRADIENT, Pull, bind_pull, bind_push
 from theory.program import Computation, NormAct, Observe, lower
 from theory.regimes import Regime
@@ -72,7 +72,10 @@ def fold(ops: tuple[Computation, ...], state: Any) -> tuple[list[Any], str]:
     pushes: dict[int, Any] = {}
     kept: list[Any] = []
     route = "closed form"
-    for op in paced(ops, what="Prediction, forwards", remedy=_LESS):
+    pace = Pace(len(ops), what="Prediction, forwards", remedy=_LESS)
+    for done, op in enumerate(ops):
+        if done == pace.due:
+            pace.look(done)
         try:
             push = pushes[id(op)]
         except KeyError:
@@ -134,8 +137,11 @@ def _pull_back(program: Schedule, states: list[Any]) -> tuple[list[Gradient], st
     kept: list[Gradient] = []
     route = "closed form"
     gradients = [gradient]
-    steps = list(zip(reversed(program.ops), reversed(states[:-1]), strict=True))
-    for op, state in paced(steps, what="Prediction, backwards", remedy=_LESS):
+    pace = Pace(len(program.ops), what="Prediction, backwards", remedy=_LESS)
+    backwards = zip(reversed(program.ops), reversed(states[:-1]), strict=True)
+    for done, (op, state) in enumerate(backwards):
+        if done == pace.due:
+            pace.look(done)
         try:
             pull = pulls[id(op)]
         except KeyError:
