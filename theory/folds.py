@@ -34,12 +34,16 @@ INFINITE_LAYER = (
 
 
 class Schedule(NamedTuple):
-    """The operations that compute, and after how many of them h^l, x^l and the gradient are read."""
+    """The operations that compute, and after how many of them h^l, x^l and the gradient are read.
+
+    ``bare_rms``: whether one of them divides a pool of single channels by its rms alone.
+    """
 
     ops: tuple[Computation, ...]
     preactivations: tuple[int, ...]
     outputs: tuple[int, ...]
     residual: bool
+    bare_rms: bool
 
 
 class Backward(NamedTuple):
@@ -63,7 +67,13 @@ def schedule(network: Network) -> Schedule:
             ops.append(op)
     residual = bool(reads["stream"])
     outputs = reads["stream"] or reads["activation"]
-    return Schedule(tuple(ops), tuple(reads["preactivation"]), tuple(outputs), residual)
+    return Schedule(
+        tuple(ops),
+        tuple(reads["preactivation"]),
+        tuple(outputs),
+        residual,
+        any(_is_bare_rms(op) for op in ops),
+    )
 
 
 def fold(ops: tuple[Computation, ...], state: Any) -> tuple[list[Any], str]:
@@ -109,10 +119,17 @@ def follow_gradient(program: Schedule, states: list[Any], kind: Regime) -> tuple
     return Backward(*streams, *branches), route
 
 
+def _is_bare_rms(op: Computation) -> bool:
+    """A pool of single channels that is divided by its rms, and by nothing beside."""
+    if type(op) is not NormAct or (norm := op.norm) is None:
+        return False
+    return norm.denominator == "rms" and norm.eps == 0.0 and norm.pool.channels == 1
+
+
 def _sums_to_zero(op: NormAct, state: Any) -> bool:
     """Three samples or positions whose sum vanishes: an rms over them has rank 2, E[1/R^2] = inf."""
     norm = op.norm
-    if norm is None or norm.denominator != "rms" or norm.eps > 0.0 or norm.pool.channels != 1:
+    if norm is None or not _is_bare_rms(op):
         return False
     if isinstance(state, Exchangeable):
         return norm.couples_samples and state.batch == 3 and state.gap == 1.5
@@ -153,7 +170,7 @@ def _pull_back(program: Schedule, states: list[Any]) -> tuple[list[Gradient], st
             # Where E[1/R^2] is infinite, zero times infinity would be NaN.
             gradients.append(gradient)
             continue
-        if type(op) is NormAct and _sums_to_zero(op, state):
+        if program.bare_rms and type(op) is NormAct and _sums_to_zero(op, state):
             break
         gradient = pull(state, gradient)
         if exchangeable:

@@ -109,6 +109,8 @@ class Activation:
     @property
     def base(self) -> Activation:
         """The activation without its affine output map."""
+        if self.scale == 1.0 and self.shift == 0.0:
+            return self
         return dataclasses.replace(self, scale=1.0, shift=0.0)
 
     @property

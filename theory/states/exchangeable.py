@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -79,9 +80,10 @@ class Exchangeable(NamedTuple):
     @staticmethod
     def observe(states: Sequence[Exchangeable]) -> Observables:
         """Over samples, variance = q gap (B-1)/B with ddof = 0."""
-        table = np.array(states, dtype=np.float64)
         b = states[0].batch
-        _, q, gap, _, exponent, q_error, gap_error, _ = table.T
+        # One array of all entries, for which NumPy takes twice the time from tuples.
+        table = np.fromiter(chain.from_iterable(states), np.float64, len(states) * len(states[0]))
+        _, q, gap, _, exponent, q_error, gap_error, _ = table.reshape(len(states), -1).T
         with np.errstate(divide="ignore"):
             log_q = np.log(q) + exponent * math.log(4.0)
             log_variance = log_q + np.log(gap if b == math.inf else gap * (1.0 - 1.0 / b))
