@@ -14,6 +14,7 @@ from scipy import stats
 
 import theory as th
 from theory.population import result
+from theory.population.known import known
 from theory.population.pair_paths import pair_gradients, pairs_refusal
 from theory.population.result import population
 from theory.population.sphere_pairs import NORMALS, _chi, lattice, lattice_normals, pair_step
