@@ -228,6 +228,8 @@ class ResidualCase(Case):
         Whether rates per block are compared instead of totals.
     deep
         Whether its order is meant for great depth, where the budget has networks for that.
+    branch
+        Whether gradients at the first map of a branch are compared as well.
     effort
         The least effort of a budget that simulates it: 0, 1 or 2.
     """
@@ -236,6 +238,7 @@ class ResidualCase(Case):
     given: Inputs
     exponential: bool = False
     deep: bool = False
+    branch: bool = False
     effort: int = 1
 
     @property
@@ -265,13 +268,14 @@ class ResidualCase(Case):
         # networks: it is compared in a few cases.
         if self.effort == 0 < grids.effort:
             signals = (*signals, "stable_rank")
+        gradients = (gradient, "branch_gradient") if self.branch else (gradient,)
         if self.given.positions > 1:
             grid = grids.positions
-            return (self._part("network", grid, (*signals, gradient)),) if grid else ()
+            return (self._part("network", grid, (*signals, *gradients)),) if grid else ()
         grid = grids.deep if self.deep and grids.deep else grids.blocks
         if not self.layer.weights.normalized:
-            return (self._part("network", grid, (*signals, gradient)),)
+            return (self._part("network", grid, (*signals, *gradients)),)
         parts = [self._part("signals", grid, signals)]
         if grids.rows is not None:
-            parts.append(self._part("gradients", grids.rows, (gradient,)))
+            parts.append(self._part("gradients", grids.rows, gradients))
         return tuple(parts)

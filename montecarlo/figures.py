@@ -49,7 +49,8 @@ _INPUT_STYLES = {
 _MARKERS = "os^Dv"
 # The same numbers with another margin.
 _SAME = {"second_moment": "growth", "gradient": "gradient_total"}
-_DRAWN = tuple(name for name in QUANTITIES if name not in _SAME.values())
+# Gradients inside a branch have no panel of their own beside those of the stream.
+_DRAWN = tuple(name for name in QUANTITIES if name not in (*_SAME.values(), "branch_gradient"))
 LOOK: dict[Any, Any] = {
     "font.size": 8.0,
     "axes.titlesize": 8.5,

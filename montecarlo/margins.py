@@ -124,6 +124,13 @@ QUANTITIES: Mapping[str, Quantity] = MappingProxyType(
                 reason="log(‖g^l‖²/‖g^L‖²) of residual networks whose gradients grow as a power of depth "
                 "or stay bounded: relative error of the whole ratio; over 16 blocks 0.02 on the exponent",
             ),
+            Quantity(
+                name="branch_gradient",
+                label="log branch gradient",
+                margin=0.05,
+                reason="log(‖∂loss/∂h^l‖²/‖g^L‖²) at the first map of a residual branch: relative error of "
+                "the whole ratio",
+            ),
         )
     }
 )

@@ -40,6 +40,11 @@ def theory_of(network: Network, inputs: Inputs) -> Theory:
     gradient_error = 2.0 * np.abs(error["log_gradient_norm"])
     forward = {name: prediction.route[name][-1] for name in ("second_moment", "similarity")}
     backward = prediction.route["log_gradient_norm"][0]
+    # At h^l of residual networks; elsewhere nothing asks for it.
+    branch, branch_error = gradient, gradient_error
+    if prediction.log_branch_gradient_norm is not None:
+        branch = 2.0 * prediction.log_branch_gradient_norm
+        branch_error = 2.0 * np.abs(error["log_branch_gradient_norm"])
     with np.errstate(divide="ignore", invalid="ignore"):
         log_gap, gap_error = np.log(gap), error["gap"] / gap
     return Theory(
@@ -51,6 +56,7 @@ def theory_of(network: Network, inputs: Inputs) -> Theory:
             "stable_rank": np.log(rank),
             "gradient": gradient,
             "gradient_total": gradient,
+            "branch_gradient": branch,
         },
         error={
             "second_moment": moment_error,
@@ -60,6 +66,7 @@ def theory_of(network: Network, inputs: Inputs) -> Theory:
             "stable_rank": error["stable_rank"] / rank,
             "gradient": gradient_error,
             "gradient_total": gradient_error,
+            "branch_gradient": branch_error,
         },
         route={
             "second_moment": forward["second_moment"],
@@ -69,6 +76,7 @@ def theory_of(network: Network, inputs: Inputs) -> Theory:
             "stable_rank": prediction.route["stable_rank"][-1],
             "gradient": backward,
             "gradient_total": backward,
+            "branch_gradient": backward,
         },
         status=prediction.regime.status if math.isfinite(prediction.regime.rank) else "regular",
     )

@@ -28,7 +28,7 @@ from montecarlo.ensemble import plan
 from montecarlo.execution import execute, worker_count
 from montecarlo.experiment import Experiment
 from montecarlo.margins import ALPHA
-from montecarlo.observables import OBSERVABLES
+from montecarlo.observables import BRANCH_GRADIENT, OBSERVABLES
 from montecarlo.predictions import Theory, theory_of
 from montecarlo.verdicts import (
     DTYPE,
@@ -341,6 +341,7 @@ def quantities_of(
             "stable_rank": np.log(observed["stable_rank"]),
             "gradient": observed["log_gradient_ratio"],
             "gradient_total": observed["log_gradient_ratio"],
+            "branch_gradient": observed.get(BRANCH_GRADIENT),
         }
     return np.stack([scales[name] for name in part.quantities])
 

@@ -130,6 +130,7 @@ class TestClaims:
             "stable_rank": (0.01, False, math.inf),
             "gradient": (0.01, True, math.inf),
             "gradient_total": (0.05, False, math.inf),
+            "branch_gradient": (0.05, False, math.inf),
         }
         assert QUICK.tightening == DEFAULT.tightening == 1.0 > LONG.tightening
 

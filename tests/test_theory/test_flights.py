@@ -90,7 +90,8 @@ def test_long_flights_approach_gaussians() -> None:
 )
 def test_gradients_of_sandwiches(norm: th.Normalizer, batch: int, options: dict[str, Any]) -> None:
     network, inputs = sandwich(norm, depth=12, **options), th.exchangeable(batch=batch, gap=0.5)
-    exact, found = th.predict(network, inputs), population(network, inputs, populations=16, seed=5)
+    exact = th.predict(network, inputs)
+    found = population(network, inputs, channels=2048 if batch > 2 else 6144, seed=5)
     assert exact.route["gradient_norm"] == ("random flight",) * 12
     assert found.preactivation is not None
     far = np.abs(found.preactivation.gap / exact.preactivation_gap - 1.0)
@@ -285,7 +286,7 @@ def test_refusals() -> None:
 
 
 def test_errors_fall_with_refinement_and_stay_honest() -> None:
-    network = Residual(Layer(norm=th.batch_norm()), depth=8, order="post_activation")
+    network = Residual(Layer(norm=th.batch_norm()), depth=3, order="post_activation")
     inputs = th.exchangeable(batch=4, gap=0.5)
     coarse, fine = th.predict(network, inputs), th.predict(network, inputs, refine=3)
     assert int(fine.provenance["populations"]) == 3 * int(coarse.provenance["populations"])

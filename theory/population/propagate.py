@@ -19,6 +19,7 @@ import numpy as np
 
 from theory.errors import HypothesisError, out_of_domain
 from theory.forecast import Pace
+from theory.population.fields import Field, undrawn_maps
 from theory.population.gradients import Draws, Squares, cotangent
 from theory.population.normact import Tape, normact, refuse
 from theory.program import Fork, Linear, Merge, NormAct, Observe, Operation, Scale
@@ -92,12 +93,14 @@ def follow(
     checkpoints: list[tuple[int, Population]] = []
     tapes: list[dict[int, Tape]] = []
     size, records = 0, list[Record]()
+    # Gradients need the fields of every map.
+    undrawn = set() if backward else undrawn_maps(operations, start.batch)
     for section in sections:
         if not checkpoints or size > _TAPE_BYTES:
             # Only the newest tapes are kept; those before the checkpoint come again when needed.
             checkpoints.append((section.start, state))
             tapes, size = [], 0
-        state, read, tape = _forward(operations, section, state, seed)
+        state, read, tape = _forward(operations, section, state, seed, undrawn)
         records += read
         if pace is not None:
             pace.step()
@@ -114,7 +117,7 @@ def follow(
         if len(tapes) != len(mine):
             tapes = []
             for section in mine:
-                state, _, tape = _forward(operations, section, state, seed)
+                state, _, tape = _forward(operations, section, state, seed, undrawn)
                 tapes.append(tape)
         for section, tape in zip(reversed(mine), reversed(tapes), strict=True):
             gradient, read = _backward(operations, section, tape, gradient, seed)
@@ -124,14 +127,26 @@ def follow(
 
 
 def _forward(
-    operations: Sequence[Operation], section: range, state: Population, seed: int
+    operations: Sequence[Operation],
+    section: range,
+    state: Population,
+    seed: int,
+    undrawn: set[int],
 ) -> tuple[Population, list[Record], dict[int, Tape]]:
     """One section forwards: its output, what was read, and its tapes by operation."""
     kept: list[Population] = []
     tapes: dict[int, Tape] = {}
     read: list[Record] = []
+    # A Gaussian field of which only the moments are asked.
+    field: Field | None = None
     for k in section:
         match operations[k]:
+            case Linear(weights) if k in undrawn or field is not None:
+                field = (field or Field.of(state)).mapped(weights)
+                if k not in undrawn:
+                    rng = np.random.default_rng([seed, 0, k])
+                    beside = kept[-1].values if kept else None
+                    state, field = field.drawn(state.values.shape, rng=rng, beside=beside), None
             case Linear(weights):
                 state = state.linear(
                     weights.weight_variance,
@@ -139,6 +154,8 @@ def _forward(
                     rng=np.random.default_rng([seed, 0, k]),
                     beside=kept[-1].values if kept else None,
                 )
+            case NormAct() as op if field is not None:
+                field = field.pushed(op)
             case NormAct() as op:
                 state, tapes[k] = normact(op, state)
             case Scale(factor):
@@ -147,6 +164,8 @@ def _forward(
                 kept.append(state)
             case Merge(skip, branch):
                 state = kept.pop().plus(state, own=skip, others=branch)
+            case Observe(what) if field is not None:
+                read.append(Record(what, field.modes, field.mean, field.exponent))
             case Observe(what):
                 read.append(Record(what, state.modes(), state.mean(), state.exponent))
     return state.rescaled(), read, tapes

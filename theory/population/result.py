@@ -13,6 +13,8 @@ from scipy import special
 
 from theory.errors import HypothesisError, out_of_domain
 from theory.forecast import Pace
+from theory.population.fields import undrawn_maps
+from theory.population.normact import has_finite_pool
 from theory.population.propagate import Record, Start, follow
 from theory.program import Linear, NormAct, Observe, Operation, lower
 from theory.specs.inputs import ExchangeableInputs
@@ -202,16 +204,22 @@ def default_channels(
 ) -> int:
     """About 6,000 activations per population, (1000/blocks)^(3/2) times that where blocks are fewer.
 
-    At most 28 times, shared by the maps of a block (with gradients each counts as four): 100 blocks take
-    seconds, and 1,000 no more.  The result is a multiple of two of every group, times ``refine``.
+    At most 28 times, shared by the maps or the pools of a block that are drawn (gradients along paths
+    count as much again, drawn ones as three times as much): 100 blocks take seconds, and 1,000 no more.
+    The result is a multiple of two of every group, times ``refine``.
     """
-    group, blocks, maps = 2, 0, 0
-    for op in operations:
+    undrawn = set() if backward else undrawn_maps(operations, batch)
+    group, blocks, maps, pools = 2, 0, 0, 0
+    for k, op in enumerate(operations):
         blocks += isinstance(op, Observe) and op.what != "preactivation"
-        maps += isinstance(op, Linear)
-        if isinstance(op, NormAct) and op.norm is not None and op.norm.pool.channels != math.inf:
-            group = math.lcm(group, 2 * int(op.norm.pool.channels))
-    per_block = max(maps / max(blocks, 1), 1.0) * (4.0 if backward else 1.0)
+        maps += isinstance(op, Linear) and k not in undrawn
+        if isinstance(op, NormAct) and op.norm is not None and has_finite_pool(op.norm):
+            pools += 1
+            if not op.norm.pool.samples:
+                group = math.lcm(group, 2 * int(op.norm.pool.channels))
+    per_block = max(maps, pools - len(undrawn), blocks) / max(blocks, 1)
+    if backward:
+        per_block *= 4.0 if pools else 2.0
     reach = min(max(1000.0 / max(blocks, 1), 1.0) ** 1.5, max(_REACH / per_block, 1.0))
     wanted = refine * max(256, round(reach * _ACTIVATIONS / batch))
     return -(-wanted // group) * group

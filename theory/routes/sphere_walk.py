@@ -6,8 +6,9 @@ variance t per dimension; if x is uniform on the sphere so is x', at every depth
 Gaussian.  With nu = a^2 D/(b^2 t) and J ~ Poisson(nu/2), |y|^2/(b^2 t) is chi-square with n + 2J degrees of
 freedom and cos^2 of the angle between y and x is Beta(J + 1/2, (n-1)/2), independently, so that
 
-    E[1/R^2]   = D/(b^2 t) E_J[1/(n - 2 + 2J)],
-    E[tr(P_x P_y)/R^2]/(n - 1) = D/(b^2 t) E_J[(n - 2 + (2J + 1)/(2J + n))/(n - 2 + 2J)]/(n - 1),
+    E[1/R^2]   = D/(b^2 t) I_{n-2},                               I_m = E_J[1/(m + 2J)],
+    E[tr(P_x P_y)/R^2]/(n - 1) = D/(b^2 t) E_J[(n - 2 + (2J + 1)/(2J + n))/(n - 2 + 2J)]/(n - 1)
+                               = D/(b^2 t) (I_{n-2} + I_n)/2,
 
 P_x and P_y projecting onto the tangents at x and y.  J'g = P_y g/R: gradients are tangential, and what is
 tangential at x, alpha per dimension, is one number,
@@ -28,6 +29,9 @@ import numpy as np
 from theory.errors import HypothesisError
 
 __all__ = ["SphereStep", "sphere_step"]
+
+# Where Laguerre's rule takes over: m beside it must be small.
+_LARGE, _NODES = 1e6, 48
 
 
 class SphereStep(NamedTuple):
@@ -61,13 +65,21 @@ def sphere_step(*, dimensions: int, radius2: float, skip: float, noise: float) -
         raise HypothesisError(
             f"a pool of rank {n} has an infinite E[1/R^2]; enlarge the pool to rank 3 or more"
         )
-    half = 0.5 * skip * skip * radius2 / noise
-    j, weight = _poisson(half)
-    inverse = float(weight @ (1.0 / (n - 2.0 + 2.0 * j)))
-    along = (2.0 * j + 1.0) / (2.0 * j + n)
-    tangential = float(weight @ ((n - 2.0 + along) / (n - 2.0 + 2.0 * j))) / (n - 1.0)
+    noncentrality = skip * skip * radius2 / noise
+    inverse, beyond = (_mean_inverse(m, noncentrality) for m in (n - 2, n))
     scale = radius2 / noise
-    return SphereStep(scale * inverse, skip * skip * scale * tangential)
+    return SphereStep(scale * inverse, skip * skip * scale * 0.5 * (inverse + beyond))
+
+
+def _mean_inverse(m: int, noncentrality: float) -> float:
+    """I_m, J ~ Poisson(nu/2): a sum, or int_0^(nu/2) e^-w (1 - 2w/nu)^((m-2)/2) dw/nu at large nu."""
+    if noncentrality < _LARGE:
+        j, weight = _poisson(0.5 * noncentrality)
+        return float(weight @ (1.0 / (m + 2.0 * j)))
+    w, weight = np.polynomial.laguerre.laggauss(_NODES)
+    # Beyond nu/2 the weight is nothing.
+    rest = np.maximum(1.0 - 2.0 * w / noncentrality, 0.0)
+    return float(weight @ rest ** (0.5 * (m - 2))) / noncentrality
 
 
 def _poisson(mean: float) -> tuple[np.ndarray, np.ndarray]:
