@@ -11,6 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
+from theory.errors import SpecificationError
 from theory.recursion import predict
 from theory.specs.activations import relu
 from theory.specs.inputs import ExchangeableInputs, exchangeable, from_covariance
@@ -364,6 +365,9 @@ def _any_layers() -> Layers:
 def specs_survive_json(case: Case) -> None:
     """from_json(to_json(spec)) == spec."""
     for spec in (case.network, case.inputs):
-        again = from_json(to_json(spec))
+        try:
+            again = from_json(to_json(spec))
+        except SpecificationError as error:
+            raise AssertionError(f"it cannot be stored: {error}") from error
         assert again == spec
         assert key(again) == key(spec)
