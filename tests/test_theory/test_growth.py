@@ -596,3 +596,11 @@ def test_factors_that_add_up_to_one_but_for_rounding_do_not_grow() -> None:
     for angle in angles:
         law = stream_growth(lambda q: q, skip=math.cos(angle), factor=math.sin(angle))
         assert law.kind == "bounded"
+
+
+@pytest.mark.parametrize(("ddof", "size"), [(0, 1.0), (1, 7.0 / 8.0)])
+def test_streams_on_a_sphere_have_its_size(ddof: int, size: float) -> None:
+    # x' = N(x + F(x)) has |x'|^2 = G - ddof in every group.
+    net = th.Residual(th.Layer(norm=th.group_norm(8, ddof=ddof)), depth=2, order="post_norm")
+    law = th.growth_law(net).variance
+    assert (law.kind, law.rate) == ("bounded", pytest.approx(size, rel=1e-13))
