@@ -100,9 +100,9 @@ def test_every_stage_keeps_its_level(banks: Any, name: str, stage: Stage) -> Non
 
     1. What extrapolation leaves is inside the margin: four standard errors of 1,024 networks.
     2. Means of so few networks are near enough to normal: 20,000 resamples (as large as the stage's, with
-       replacement) about the bank's own mean, without any margin, are rejected at most as often as the
-       level says.  Few tails are exact at 5e-4, hence the factor that the third stage may exceed it by.
-    3. The test itself, on the bank cut into disjoint pieces of that size, at 1 in 1,000 (binomial).
+       replacement) about the bank's own mean, without any margin, are rejected as often as the level
+       says, or less: false alarm 1e-4 (binomial).
+    3. So is the test itself, on the bank cut into disjoint pieces of that size.
     """
     prediction = th.predict(NETWORKS[name], INPUTS)
     narrow, wide = (banks(name, width) for width in (stage.width, 2 * stage.width))

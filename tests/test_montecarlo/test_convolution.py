@@ -324,3 +324,11 @@ def test_the_longest_kernel_with_zero_padding():
     assert Geometry((3, 4), kernel=3).kernel == 3
     with pytest.raises(SpecificationError, match="at most 3"):
         Geometry((3, 4), kernel=4)
+
+
+def test_windows_within_the_sides() -> None:
+    geometry = Geometry((5, 4), 2, "none", 2)
+    assert geometry.output == (2, 2)
+    # Rows are offsets; positions are numbered row by row.
+    np.testing.assert_array_equal(geometry.table[0], [0, 2, 8, 10])
+    np.testing.assert_array_equal(geometry.table[-1], [5, 7, 13, 15])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from theory.routes.functions import base_function
-from theory.specs.activations import ACTIVATION_NAMES, Activation
+from theory.specs.activations import ACTIVATION_NAMES, Activation, tlu
 
 SELU_SCALE = "1.0507009873554804934193349852946"
 SELU_ALPHA = "1.6732632423543772848170429916717"
@@ -120,3 +120,11 @@ def test_affine_output_map_is_left_out_and_instances_are_cached() -> None:
     function = base_function(specification("tanh"))
     assert function.value(0.3) == math.tanh(0.3)
     assert base_function(specification("tanh")) is function
+
+
+@pytest.mark.parametrize("threshold", [-0.4, 0.7])
+def test_thresholds_move_the_kink(threshold: float) -> None:
+    base = base_function(tlu(threshold))
+    x = np.array([threshold - 1.0, threshold - 1e-3, threshold + 1e-3, threshold + 1.0])
+    np.testing.assert_array_equal(base.derivative(x), [0.0, 0.0, 1.0, 1.0])
+    np.testing.assert_allclose(base.value(x), np.maximum(x - threshold, 0.0), rtol=1e-12)

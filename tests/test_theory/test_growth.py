@@ -671,3 +671,11 @@ def test_variance_norm_with_the_inverse_root_of_depth_has_no_power() -> None:
     law = growth_law(Residual(layer, depth=10, branch="1/sqrt(L)"), batch=16)
     assert law.variance is None
     assert law.reasons
+
+
+@pytest.mark.parametrize(("ddof", "size"), [(0, 1.0), (1, 7.0 / 8.0)])
+def test_streams_on_a_sphere_have_its_size(ddof: int, size: float) -> None:
+    # x' = N(x + F(x)) has |x'|^2 = G - ddof in every group.
+    net = th.Residual(th.Layer(norm=th.group_norm(8, ddof=ddof)), depth=2, order="post_norm")
+    law = th.growth_law(net).variance
+    assert (law.kind, law.rate) == ("bounded", pytest.approx(size, rel=1e-13))

@@ -18,9 +18,7 @@ import pytest
 import theory as th
 from theory.routes import arccosine, batchnorm, gaussian, groupnorm, laplace, laplace_backward
 from theory.routes.base import ROUNDING
-from theory.routes.positions_spectrum import PositionSpectrum
 from theory.states.full import Full, centered_rows
-from theory.states.spatial import Spatial
 
 CASES = 1000
 SEED = 20211
@@ -237,30 +235,3 @@ def test_centering_states_the_digits_that_it_loses(values: list[list[float]], mo
         truth = float(1 - mpmath.fdot(first, second) / size)
     assert abs(found.gap[0, 1] - truth) <= found.gap_error * truth
     assert 1e-16 < found.gap_error < most
-
-
-def test_centering_inflates_what_q_is_known_to() -> None:
-    # q = 1 to 1e-10 and m^2 = 0.9 leave 0.1 to 1e-9.
-    spectrum = PositionSpectrum(4, 1.0, 1.0 + 4.0 * 0.9, 0.5, 0.5)
-    q = spectrum.second_moment
-    state = Spatial(
-        3, spectrum, math.sqrt(0.9 * q), second_moment_error=1e-10, gap_error=0.0, local_error=1e-10
-    )
-    found = state.linear(1.0, centered=True)
-    assert found.second_moment_error == pytest.approx(1e-9, rel=0.01)
-    assert found.gap_error >= 0.9e-9
-
-
-@pytest.mark.parametrize(
-    "inputs",
-    [th.exchangeable(batch=3, gap=0.4), th.from_covariance(np.eye(3) + 0.5)],
-    ids=["exchangeable", "matrix"],
-)
-@pytest.mark.parametrize("norm", [None, th.layer_norm(), th.layer_norm(eps=0.1), th.group_norm(8)])
-def test_every_layer_states_a_rounding_at_least(
-    norm: th.Normalizer | None, inputs: th.Inputs
-) -> None:
-    prediction = th.predict(th.FeedForward(th.Layer(norm=norm), depth=4), inputs)
-    relative = prediction.error["gap"] / prediction.gap
-    assert np.all(np.diff(relative) >= 2.0**-53)
-    assert relative[0] >= 2.0**-53

@@ -521,3 +521,18 @@ def test_errors_of_the_way_back_add_up() -> None:
         fine, coarse = pull(exact, start).error, pull(rough, start).error
         assert fine > 1e-5
         assert coarse - fine == pytest.approx(share * 1e-3, rel=1e-6, abs=1e-18)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [th.exchangeable(batch=3, gap=0.4), th.from_covariance(np.eye(3) + 0.5)],
+    ids=["exchangeable", "matrix"],
+)
+@pytest.mark.parametrize("norm", [None, th.layer_norm(), th.layer_norm(eps=0.1), th.group_norm(8)])
+def test_every_layer_states_a_rounding_at_least(
+    norm: th.Normalizer | None, inputs: th.Inputs
+) -> None:
+    prediction = th.predict(th.FeedForward(th.Layer(norm=norm), depth=4), inputs)
+    relative = prediction.error["gap"] / prediction.gap
+    assert np.all(np.diff(relative) >= 2.0**-53)
+    assert relative[0] >= 2.0**-53

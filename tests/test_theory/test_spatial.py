@@ -1252,3 +1252,15 @@ def test_saturating_networks_that_leave_the_range():
     net = network(activation=th.softplus, weights=th.gaussian(weight_variance=1e200), depth=40)
     with pytest.raises(NumericalError, match="use fewer layers"):
         th.predict(net, batch(2, 3))
+
+
+def test_centering_inflates_what_q_is_known_to() -> None:
+    # q = 1 to 1e-10 and m^2 = 0.9 leave 0.1 to 1e-9.
+    spectrum = PositionSpectrum(4, 1.0, 1.0 + 4.0 * 0.9, 0.5, 0.5)
+    q = spectrum.second_moment
+    state = Spatial(
+        3, spectrum, math.sqrt(0.9 * q), second_moment_error=1e-10, gap_error=0.0, local_error=1e-10
+    )
+    found = state.linear(1.0, centered=True)
+    assert found.second_moment_error == pytest.approx(1e-9, rel=0.01)
+    assert found.gap_error >= 0.9e-9

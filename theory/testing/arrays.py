@@ -65,6 +65,17 @@ class Pooled:
         group = self.pool_shape[0]
         return values.reshape(self.channels // group, group, self.samples, self.positions)
 
+    def condition(self, h: FloatArray | None = None, *, eps: float | None = None) -> float:
+        """|h|/R at its largest: what N(h) makes of relative roundings of h, and its gradient squared."""
+        norm = self.layer.norm
+        values = self.blocks(self.h if h is None else h)
+        if norm is None or norm.denominator == "none":
+            return 1.0 + float(np.abs(values).max())
+        rms = norm.denominator == "rms"
+        source = values if rms else values - values.mean(axis=self.axes, keepdims=True)
+        square = (source**2).mean(axis=self.axes) + (norm.eps if eps is None else eps)
+        return 1.0 + float(np.abs(values).max() / np.sqrt(square.min()))
+
     @property
     def axes(self) -> tuple[int, ...]:
         """Axes of ``blocks`` over which a pool runs."""
