@@ -6,6 +6,8 @@ import dataclasses
 import json
 import logging
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from fuzz.files import as_anybody
+from fuzz.files import WHOLE, as_anybody, damage, make_whole
 from fuzz.state import snapshot
 from fuzz.targets import BATCH, NET, enumerate_targets
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -603,3 +605,40 @@ def test_a_full_disk_behind_standard_output(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
     assert "No space left" in done.stderr
+
+
+def test_damaged_files_are_read_whole_or_refused(tmp_path: Path) -> None:
+    """Single bits, bytes, ends: a sentence, or what was saved up to text that means nothing to numbers."""
+    make_whole(tmp_path / "whole")
+    rng = random.Random(7)
+    sentences: list[str] = []
+    for number in range(150):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "whole", folder)
+        name = rng.choice(WHOLE)
+        damage(rng, folder / name)
+        try:
+            if name == "runs.db":
+                with mc.Store(folder / name) as store:
+                    for run in store.runs():
+                        assert np.isfinite(store.read(run, store.indices(run))).all()
+            elif "simulation" in name:
+                simulation = mc.load(folder / "simulation.json")
+                assert simulation.width == 8
+                assert repr(simulation)
+            else:
+                assert repr(th.Prediction.load(folder / "prediction.json"))
+        except th.StoreError as error:
+            sentences.append(str(error))
+    assert len(sentences) > 75
+    assert all(30 < len(sentence) < 1500 for sentence in sentences)
+
+
+def test_text_of_a_store_that_is_none(tmp_path: Path) -> None:
+    """A byte of the declarations that is no UTF-8, in a file whose pages are sound."""
+    make_whole(tmp_path / "whole")
+    path = tmp_path / "whole" / "runs.db"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"CREATE TABLE", b"CREATE\xa9TABLE", 1))
+    with pytest.raises(th.StoreError, match="its text is none"):
+        mc.Store(path)

@@ -111,6 +111,7 @@ def _run(seed: int, number: int, folder: Path) -> tuple[str, str, str | None]:
     shown = " ".join(word if len(word) < 50 else word[:50] + "..." for word in words)
     text = f"--seed {seed} --command {number}: ({mode}{after}) normcompass {shown}"
     status, errors = _execute(words, mode, delay, place, scratch)
+    # Joblib removes its folders when it is imported next, if it was stopped before it could.
     left = [
         path.name
         for path in scratch.iterdir()
