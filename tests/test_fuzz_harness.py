@@ -104,6 +104,7 @@ def test_a_nan_that_is_documented_or_announced_is_allowed() -> None:
         warnings.simplefilter("always")
         warnings.warn("2 networks died: angles are NaN.", th.RegimeWarning, stacklevel=1)
     assert complaint_about_result(sample("similarity", np.nan), raised) is None
+    assert complaint_about_result(mc.Grid({("a", "b", 8): sample("gap", np.nan)}), raised) is None
     # A warning that speaks of something else announces nothing.
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")

@@ -97,7 +97,8 @@ def complaint_about_result(result: Any, raised: list[warnings.WarningMessage]) -
             found = _nan_in("samples", dict(simulation.samples))
             if found:
                 return found
-    return None if isinstance(result, mc.Simulation) else _nan_in("result", result)
+    judged = isinstance(result, mc.Simulation | mc.Grid)
+    return None if judged else _nan_in("result", result)
 
 
 def _about_prediction(p: th.Prediction) -> str | None:
