@@ -8,9 +8,12 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+# Not from typing: what is imported before the program's first line is deaf to Ctrl-C.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from montecarlo.comparison import Comparison, compare
     from montecarlo.ensemble import simulate
     from montecarlo.extrapolation import Extrapolation, extrapolate

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from montecarlo.jit import jit
 from theory.errors import out_of_domain
+from theory.specs._check import integer
 
 if TYPE_CHECKING:
     from montecarlo.linear import LinearMap
@@ -70,13 +71,16 @@ class Geometry:
 
     def __post_init__(self) -> None:
         shape = self.shape
-        if not isinstance(shape, tuple) or len(shape) not in (1, 2) or not all(map(_count, shape)):
+        if not isinstance(shape, tuple) or len(shape) not in (1, 2):
             raise out_of_domain(
                 "shape", shape, "(S,) or (H, W), integers >= 1", "give the positions' sides"
             )
+        remedy = "give the positions' sides"
+        shape = tuple(integer("shape", side, low=1, remedy=remedy) for side in shape)
+        object.__setattr__(self, "shape", shape)
         for name in ("kernel", "stride"):
-            if not _count(getattr(self, name)):
-                raise out_of_domain(name, getattr(self, name), "an integer >= 1", "use 3, say")
+            size = integer(name, getattr(self, name), low=1, remedy="use 3, say")
+            object.__setattr__(self, name, size)
         if self.padding not in ("circular", "zero", "none"):
             raise out_of_domain(
                 "padding", self.padding, "circular, zero or none", "check the spelling"
@@ -293,10 +297,6 @@ def _gather_sum(columns: Any, seen_by: Any, outputs: int, x: Any) -> None:
                     t = seen_by[o, p]
                     value = source[np.uint64(t)] if t >= 0 else zero
                     out[p] = value + (out[p] if o > 0 else zero)
-
-
-def _count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _frozen(table: IntArray) -> IntArray:

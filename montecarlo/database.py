@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from weakref import WeakSet
 
-from theory.errors import StoreError
+from theory.errors import StoreError, brief
 
 __all__ = [
     "LARGEST",
@@ -154,7 +154,11 @@ def explained(name: str) -> Iterator[None]:
         misuse = "SQLITE_MISUSE" if isinstance(error, sqlite3.ProgrammingError) else ""
         code = getattr(error, "sqlite_errorname", misuse)
         remedy = next((_REMEDIES[known] for known in _REMEDIES if code.startswith(known)), RESTORE)
-        raise StoreError(f"Cannot use {name}: {error}; {remedy}.") from error
+        raise StoreError(f"Cannot use {name}: {brief(error)}; {remedy}.") from error
+    except UnicodeDecodeError as error:
+        raise StoreError(
+            f"{name} is damaged: its text is none ({brief(error)}); {RESTORE}."
+        ) from error
     except OSError as error:
         reason = error.strerror or error
         raise StoreError(f"Cannot use {name}: {reason}; check the path and the disk.") from error

@@ -3,14 +3,53 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 __all__ = ["main"]
+
+_MOMENT = 0.05
+
+
+class _Interrupt(KeyboardInterrupt):
+    """Ctrl-C, with exit status 130 for sure.
+
+    Once KeyboardInterrupt itself has left an exec of text, as of a dataclass in the making, CPython
+    ends by the signal, although it was caught.
+    """
+
+
+def _interrupt(_: int, frame: object) -> None:
+    """Raise, but not in the middle of an import, where a library may catch it and go on: a moment later."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):  # type: ignore[attr-defined]
+            from threading import Timer
+
+            later = Timer(_MOMENT, _again)
+            later.daemon = True
+            later.start()
+            return
+        frame = frame.f_back  # type: ignore[attr-defined]
+    raise _Interrupt
+
+
+def _again() -> None:
+    if hasattr(signal, "pthread_kill"):
+        from threading import main_thread
+
+        signal.pthread_kill(main_thread().ident or 0, signal.SIGINT)  # wakes it from waiting, too
+    else:  # Windows
+        from _thread import interrupt_main
+
+        interrupt_main()
 
 
 def main() -> None:
     """Import the command line, which takes a second or two, and run it."""
     try:
+        # Behind nohup Ctrl-C is ignored, and stays so.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt)
         from montecarlo.cli import main as run
 
         run()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import joblib
+from joblib.externals.loky.backend import resource_tracker
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from joblib.parallel import get_active_backend
 
@@ -40,6 +42,7 @@ _AHEAD = 4
 _SEGMENT = 256
 
 _CONNECT_SECONDS = 10.0
+_FIRST_JOBS_SECONDS = 0.2
 
 # What joblib says when its results are not all wanted, which is no mistake here.
 _UNUSED_RESULTS = r"\d+ tasks (have been successfully executed|which were still being processed)"
@@ -135,9 +138,10 @@ def _in_processes(
             max_nbytes=None,  # memory maps are read-only: jobs would see other arrays than here
         )
         run = joblib.delayed(partial(_numbered, function, parent=os.getpid()))
-        with _deaf_to_interrupts():
-            results = pool(run(i, jobs[i]) for i in segment)
+        results = None
         try:
+            with _deaf_to_interrupts():
+                results = pool(run(i, jobs[i]) for i in segment)
             # Not `yield from`, which would close `results` before its warning is silenced.
             for result in results:  # noqa: UP028
                 yield result
@@ -149,24 +153,36 @@ def _in_processes(
         finally:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", _UNUSED_RESULTS, UserWarning)
-                results.close()
+                if results is not None:
+                    results.close()
 
 
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes started within never see Ctrl-C, not even while they import: they inherit its being ignored.
+    """Processes started within never see Ctrl-C, not even while they import: they inherit that it is blocked.
 
-    A mask would not do, which multiprocessing's own helpers undo.  Neither does this process see a Ctrl-C
-    in the few hundredths of a second that this takes.
+    This process hears of it at the end: starting workers takes a moment, seconds where old ones stop first.
     """
-    if threading.current_thread() is not threading.main_thread():  # where signals have no handlers
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for tracker in (resource_tracker, multiprocessing.resource_tracker):
+        tracker.ensure_running()  # lifts the mask when it starts
+    main = threading.current_thread() is threading.main_thread()  # elsewhere handlers cannot be set
+    heard: list[int] = []
+    # Another thread, which is not masked, may take the signal: this one would raise all the same.
+    handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if main:
+            signal.signal(signal.SIGINT, signal.SIG_DFL if handler is None else handler)
+        if heard:
+            # Loky's thread fills its queue at first, and would fail where that is taken away.
+            time.sleep(_FIRST_JOBS_SECONDS)
+            signal.raise_signal(signal.SIGINT)
 
 
 def _numbered(function: Callable[[J], R], index: int, job: J, *, parent: int) -> tuple[int, R]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from montecarlo.observables import BRANCH_GRADIENT, OBSERVABLES
-from theory.errors import StoreError, out_of_domain
+from theory.errors import StoreError, brief, out_of_domain
 from theory.specs._check import file_path
 
 if TYPE_CHECKING:
@@ -227,6 +227,10 @@ class Simulation:
         np.savez_compressed(arrays, **samples)
 
 
+# What a simulation must say of itself, to be compared with a prediction.
+_TOLD = ("network", "network_key", "inputs", "inputs_key", "dtype", "method")
+
+
 def load(path: str | Path) -> Simulation:
     """Read what ``Simulation.save`` wrote.
 
@@ -249,14 +253,15 @@ def load(path: str | Path) -> Simulation:
                 f"{source.name} has schema {document.get('schema')!r}, this version reads "
                 f"{SCHEMA}; update normcompass, or simulate again."
             )
-        with np.load(arrays, allow_pickle=False) as archive:
+        # Opened here: of a damaged file np.load would leave it open.
+        with arrays.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             samples = {name: np.asarray(archive[name], dtype=np.float64) for name in archive.files}
         provenance = dict(document["provenance"])
     except StoreError:
         raise
     except Exception as error:  # zipfile, zlib, json, OS: a file can be damaged in many ways
         raise StoreError(
-            f"Cannot read {source.name} with its .npz ({error}); keep both files together, "
+            f"Cannot read {source.name} with its .npz ({brief(error)}); keep both files together, "
             "or simulate again."
         ) from error
     shapes = {array.shape for array in samples.values()}
@@ -267,6 +272,8 @@ def load(path: str | Path) -> Simulation:
         or len(next(iter(shapes))) != 2
     ):
         raise StoreError(f"{source.name} lacks observables; simulate again.")
+    if not isinstance(provenance.get("width"), int) or set(_TOLD) - set(provenance):
+        raise StoreError(f"{source.name} does not say what was simulated; simulate again.")
     return Simulation(samples, provenance)
 
 

@@ -6,6 +6,9 @@ import dataclasses
 import json
 import logging
 import os
+import random
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +20,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from fuzz.files import as_anybody
+from fuzz.files import WHOLE, as_anybody, damage, make_whole
 from fuzz.state import snapshot
 from fuzz.targets import BATCH, NET, enumerate_targets
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -519,6 +522,82 @@ def test_ctrl_c_before_a_command_begins_ends_in_a_sentence(
     assert capsys.readouterr().err.startswith("Interrupted: ")
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no signal masks")
+def test_ctrl_c_while_workers_start_is_heard_once_they_run() -> None:
+    """Not lost, not seen by the workers, nothing said by joblib; mask and handler as before."""
+    code = """
+import os, signal
+import montecarlo as mc, montecarlo.execution as execution
+from tests.fuzz.targets import BATCH, NET
+
+def mask(_):
+    return sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+
+if __name__ == "__main__":
+    print({tuple(found) for _, found in execution.execute(mask, range(4), workers=2)})
+    start = execution.joblib.Parallel.__call__
+    def interrupted(self, *a, **k):
+        results = start(self, *a, **k)
+        os.kill(os.getpid(), signal.SIGINT)
+        print("started")
+        return results
+    execution.joblib.Parallel.__call__ = interrupted
+    try:
+        mc.simulate(NET, BATCH, width=64, replicates=400, workers=2)
+    except KeyboardInterrupt:
+        print("heard")
+    print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, mask(0))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert done.stdout.split("\n")[:-1] == ["{(2,)}", "started", "heard", "True []"], done.stderr
+    assert done.stderr == ""
+
+
+def test_ctrl_c_in_an_import_waits_for_its_end(tmp_path: Path) -> None:
+    """A library that catches everything while it is imported does not swallow it; the status is 130."""
+    (tmp_path / "swallow.py").write_text(
+        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException:\n    pass\n"
+    )
+    code = """
+import signal, sys, time
+from montecarlo import cli, entry
+def run():
+    import swallow
+    print("imported", flush=True)
+    time.sleep(30)
+    print("not heard")
+cli.main = run
+entry.main()
+"""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (130, "imported\n")
+    assert done.stderr == "Interrupted: nothing was begun.\n"
+    assert time.monotonic() - begun < 20.0
+
+
+def test_ctrl_c_in_the_making_of_a_dataclass_ends_with_130() -> None:
+    """CPython remembers a KeyboardInterrupt that left an exec of text, and would end by the signal."""
+    code = """
+import signal
+from montecarlo import cli, entry
+cli.main = lambda: exec("import os, signal; os.kill(os.getpid(), signal.SIGINT)\\nfor _ in range(10**9): pass")
+entry.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "Interrupted: nothing was begun.\n")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_behind_standard_output(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
@@ -526,3 +605,40 @@ def test_a_full_disk_behind_standard_output(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
     assert "No space left" in done.stderr
+
+
+def test_damaged_files_are_read_whole_or_refused(tmp_path: Path) -> None:
+    """Single bits, bytes, ends: a sentence, or what was saved up to text that means nothing to numbers."""
+    make_whole(tmp_path / "whole")
+    rng = random.Random(7)
+    sentences: list[str] = []
+    for number in range(150):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "whole", folder)
+        name = rng.choice(WHOLE)
+        damage(rng, folder / name)
+        try:
+            if name == "runs.db":
+                with mc.Store(folder / name) as store:
+                    for run in store.runs():
+                        assert np.isfinite(store.read(run, store.indices(run))).all()
+            elif "simulation" in name:
+                simulation = mc.load(folder / "simulation.json")
+                assert simulation.width == 8
+                assert repr(simulation)
+            else:
+                assert repr(th.Prediction.load(folder / "prediction.json"))
+        except th.StoreError as error:
+            sentences.append(str(error))
+    assert len(sentences) > 75
+    assert all(30 < len(sentence) < 1500 for sentence in sentences)
+
+
+def test_text_of_a_store_that_is_none(tmp_path: Path) -> None:
+    """A byte of the declarations that is no UTF-8, in a file whose pages are sound."""
+    make_whole(tmp_path / "whole")
+    path = tmp_path / "whole" / "runs.db"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"CREATE TABLE", b"CREATE\xa9TABLE", 1))
+    with pytest.raises(th.StoreError, match="its text is none"):
+        mc.Store(path)

@@ -9,6 +9,7 @@ __all__ = [
     "RegimeWarning",
     "SpecificationError",
     "StoreError",
+    "brief",
 ]
 
 
@@ -34,6 +35,12 @@ class StoreError(NormcompassError):
 
 class RegimeWarning(UserWarning):
     """The answer is right but its regime deserves a thought: heavy tails, depth comparable to width."""
+
+
+def brief(error: BaseException) -> str:
+    """What ``error`` says, on one line of at most 200 characters: libraries quote whole damaged files."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def out_of_domain(argument: str, value: object, domain: str, remedy: str) -> SpecificationError:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from theory.errors import StoreError
+from theory.errors import StoreError, brief
 from theory.regimes import Regime
 from theory.results import Prediction
 from theory.routes.positions_spectrum import PositionSpectrum
@@ -111,11 +111,17 @@ def load_prediction(path: str | Path) -> Prediction:
                 f"{path} has schema {document.get('schema')!r}, this version reads {_SCHEMA}; "
                 "install a newer normcompass or predict again"
             )
-        with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
+        # Opened here: of a damaged file np.load would leave it open.
+        with (
+            path.with_suffix(".npz").open("rb") as stream,
+            np.load(stream, allow_pickle=False) as stored,
+        ):
             arrays = {name: stored[name] for name in stored.files}
         return _build(document, arrays)
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise StoreError(f"cannot read {path}: {error}; predict again") from error
+    except StoreError:
+        raise
+    except Exception as error:  # zipfile, zlib, json, OS: a file can be damaged in many ways
+        raise StoreError(f"cannot read {path}: {brief(error)}; predict again") from error
 
 
 def _require_file(path: Path) -> None:

@@ -11,7 +11,7 @@ from random import Random
 import montecarlo as mc
 from tests.fuzz.targets import BATCH, NET, PREDICTION, SIMULATION
 
-__all__ = ["as_anybody", "damage", "furnish", "make_whole"]
+__all__ = ["WHOLE", "as_anybody", "damage", "furnish", "make_whole"]
 
 WHOLE = ("runs.db", "simulation.json", "simulation.npz", "prediction.json", "prediction.npz")
 
@@ -45,10 +45,15 @@ def furnish(rng: Random, whole: Path, folder: Path) -> None:
 
 
 def damage(rng: Random, path: Path) -> None:
-    """Truncate, overwrite some bytes, append, replace or remove."""
+    """Truncate, overwrite some bytes, flip one bit, append, replace or remove."""
     content = bytearray(path.read_bytes())
+    if not content:
+        return
     at = rng.randrange(len(content))
-    match rng.randrange(5):
+    match rng.randrange(7):
+        case 4 | 5:
+            content[at] ^= 1 << rng.randrange(8)
+            path.write_bytes(content)
         case 0:
             path.write_bytes(content[:at])
         case 1:

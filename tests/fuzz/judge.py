@@ -22,9 +22,14 @@ __all__ = ["complaint_about_error", "complaint_about_result", "documented"]
 # Arguments that a sentence may call by another name.
 _SYNONYMS = {"store": "path", "start": "correlation", "shape": "positions"}
 
-# Where a NaN is the answer, by its documentation: no positions, no derived constant, a bound that depends
-# on the start, no spare widths.
-_MAY_BE_NAN = {"position_correlation", "coefficient", "rate", "lack_of_fit"}
+# Where a NaN is the answer, by the docstring of the class: no positions; no derived constant; a limit that
+# depends on the start; no spare widths.
+_MAY_BE_NAN = {
+    ("FixedPoint", "position_correlation"),
+    ("GrowthLaw", "coefficient"),
+    ("GrowthLaw", "rate"),
+    ("Fit", "lack_of_fit"),
+}
 _OBSERVED = (
     *th.OBSERVABLES,
     "branch_gradient_norm",
@@ -70,6 +75,7 @@ def complaint_about_result(result: Any, raised: list[warnings.WarningMessage]) -
 
     A figure has to be drawn, and a table to be written: what fails only then fails too late.
     """
+    repr(result)
     figure = getattr(getattr(result, "ax", result), "figure", None)
     if isinstance(figure, Figure):
         with warnings.catch_warnings():
@@ -83,11 +89,16 @@ def complaint_about_result(result: Any, raised: list[warnings.WarningMessage]) -
         return f"{strange[0].category.__name__}: {strange[0].message}"
     if isinstance(result, th.Prediction):
         return _about_prediction(result)
-    if isinstance(result, mc.Simulation):
-        return None if raised else _nan_in("samples", result.samples)
-    if isinstance(result, mc.Grid | mc.Store):
-        return None
-    return _nan_in("result", result)
+    # A network that died has no angles: it says so.
+    announced = any("NaN" in str(w.message) for w in raised)
+    simulations = result.values() if isinstance(result, mc.Grid) else (result,)
+    for simulation in simulations:
+        if isinstance(simulation, mc.Simulation) and not announced:
+            found = _nan_in("samples", dict(simulation.samples))
+            if found:
+                return found
+    judged = isinstance(result, mc.Simulation | mc.Grid)
+    return None if judged else _nan_in("result", result)
 
 
 def _about_prediction(p: th.Prediction) -> str | None:
@@ -126,8 +137,8 @@ def _nan_in(where: str, value: Any, depth: int = 0) -> str | None:
     if isinstance(value, np.ndarray):
         return f"NaN in {where}" if value.dtype.kind == "f" and np.isnan(value).any() else None
     for name, part in _parts(value):
-        found = None if name in _MAY_BE_NAN else _nan_in(f"{where}.{name}", part, depth + 1)
-        if found:
+        found = _nan_in(f"{where}.{name}", part, depth + 1)
+        if found and (type(value).__name__, name) not in _MAY_BE_NAN:
             return found
     return None
 

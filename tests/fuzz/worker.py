@@ -21,7 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from tests.fuzz.files import furnish, make_whole
+from tests.fuzz.files import WHOLE, damage, furnish, make_whole
 from tests.fuzz.judge import complaint_about_error, complaint_about_result
 from tests.fuzz.state import snapshot
 from tests.fuzz.targets import Target, enumerate_targets
@@ -52,6 +52,16 @@ def plan(seed: int, number: int, targets: list[Target], whole: Path, folder: Pat
         (target,) = rng.choices(targets, [t.weight for t in targets])
     furnish(rng, whole, folder)
     arguments = dict(target.arguments(folder))
+    read = [
+        str(name) for value in arguments.values() if (name := getattr(value, "name", None)) in WHOLE
+    ]
+    if read and rng.random() < 0.4:
+        # Nothing wrong with the arguments: the file that they name is damaged, or its companion.
+        twins = [name for name in WHOLE if name.split(".")[0] == read[0].split(".")[0]]
+        path = folder / rng.choice(twins)
+        if path.exists():  # it may be damaged already
+            damage(rng, path)
+        return Planned(target, arguments, None, f"{target.name}(...) of a damaged {path.name}")
     names = rng.sample(sorted(arguments), k=min(len(arguments), rng.choice([1, 1, 1, 2])))
     for name in names:
         arguments[name] = hostile(rng, name, arguments[name], folder)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+import theory as th
 from theory.errors import SpecificationError, StoreError
 from theory.specs import normalizers, weights
 from theory.specs.activations import Activation
@@ -196,3 +197,44 @@ def test_only_specifications_are_written(value):
 def test_only_text_is_read():
     with pytest.raises(SpecificationError, match=r"^text = 'dict'"):
         from_json(to_dict(NETWORK))
+
+
+N, X = np.int64, np.float64
+NUMPY = {
+    "layer": (
+        th.Layer(norm=th.group_norm(N(4)), kernel=N(3), stride=N(2), channels=X(2.0)),
+        th.Layer(norm=th.group_norm(4), kernel=3, stride=2, channels=2.0),
+    ),
+    "feed-forward": (th.FeedForward(th.Layer(), depth=N(3)), th.FeedForward(th.Layer(), depth=3)),
+    "residual": (
+        th.Residual(th.Layer(), depth=N(2), maps=N(2), skip=X(1), scales=(X(1), X(2))),
+        th.Residual(th.Layer(), depth=2, maps=2, skip=1.0, scales=(1.0, 2.0)),
+    ),
+    "pool": (
+        th.Pool(samples=True, positions=False, channels=N(2)),
+        th.Pool(samples=True, positions=False, channels=2),
+    ),
+    "average": (th.AveragePool(N(2)), th.AveragePool(2)),
+    "batch": (th.exchangeable(batch=N(3), gap=X(0.5)), th.exchangeable(batch=3, gap=0.5)),
+    "sides": (
+        th.exchangeable(batch=N(3), gap=0.5, positions=(N(4), N(2)), position_gap=X(0.5)),
+        th.exchangeable(batch=3, gap=0.5, positions=(4, 2), position_gap=0.5),
+    ),
+    "shape": (
+        th.from_covariance(np.eye(6), positions=(N(1), N(3))),
+        th.from_covariance(np.eye(6), positions=(1, 3)),
+    ),
+    "slope": (th.leaky_relu(X(0.5)).affine(scale=N(2)), th.leaky_relu(0.5).affine(scale=2.0)),
+}
+
+
+@pytest.mark.parametrize("name", NUMPY)
+def test_numbers_of_numpy_are_taken_for_what_they_are(name):
+    """One value, hash, key, JSON and repr."""
+    given, plain = NUMPY[name]
+    assert given == plain
+    assert hash(given) == hash(plain)
+    assert th.key(given) == th.key(plain)
+    assert th.to_json(given) == th.to_json(plain)
+    assert th.from_json(th.to_json(given)) == plain
+    assert repr(given) == repr(plain)
