@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from theory import dark_windows
 from theory.errors import HypothesisError, NumericalError
 from theory.laws import only_rescales
 from theory.program import (
@@ -86,9 +86,9 @@ def bind_push(
 
     def push(s: State) -> State:
         usable: Any = s if _scales_through(op) else s.unscaled()
-        if isinstance(usable, Grid) and op.norm is not None and op.norm.pool.channels != math.inf:
-            # Integrals over a group of channels lose what vanishes.
-            usable = usable.without_faint_rows()
+        rounds = isinstance(usable, Grid) and not dark_windows.follows_faint_rows(op)
+        if rounds:
+            usable = dark_windows.without_faint_rows(usable)
         exponent = usable.exponent
         with np.errstate(over="ignore", invalid="ignore"):
             moments = route.moments(op, usable.block())
@@ -111,9 +111,10 @@ def bind_push(
         moments, local = _affine(moments, op.activation, exponent, inherited)
         _require_finite(moments)
         result = usable.rebuilt(moments, exponent=exponent, local_error=local)
-        if isinstance(usable, Grid) and _moves_zeros(op):
-            sign, chance = math.copysign(1.0, op.activation.scale), _share_through(op.activation)
-            result = result.with_faint_rows(usable, sign=sign, chance=chance)
+        if rounds:
+            result = dark_windows.without_faint_rows(result)
+        if isinstance(usable, Grid) and dark_windows.moves_zeros(op):
+            result = dark_windows.with_faint_rows(result, usable, op.activation)
         return result  # type: ignore[no-any-return]
 
     return push, name
@@ -167,11 +168,11 @@ def bind_pull(
         usable: Any = s if _scales_through(op) else s.unscaled()
         incoming = gradient.value
         if isinstance(usable, Grid):
-            if not _keeps_zeros(op):
-                usable = usable.without_faint_rows()
-            elif _moves_zeros(op):
-                usable = usable.zeros_at_the_mean()
-            usable, incoming = _at_zeros(op, usable, incoming)
+            if not (dark_windows.kinked(op.activation) and dark_windows.keeps_zeros(op)):
+                usable = dark_windows.without_faint_rows(usable)
+            elif dark_windows.moves_zeros(op):
+                usable = dark_windows.zeros_at_the_mean(usable)
+            usable, incoming = dark_windows.at_zeros(op, usable, incoming)
             incoming = usable.without_shifts(incoming)
         with np.errstate(over="ignore", invalid="ignore"):
             value, error = route.pullback(op, usable.block(), incoming)
@@ -182,7 +183,7 @@ def bind_pull(
         before = incoming[0] if block.exchangeable else np.trace(incoming)
         if np.isnan(value).any() or size < 0.0 < before:
             raise NumericalError(LOST_GRADIENT)
-        absent = _absent(op, usable, value) if isinstance(usable, Grid) else 0.0
+        absent = dark_windows.absent_share(op, usable, value) if isinstance(usable, Grid) else 0.0
         return Gradient(value, exponent, error, absent)
 
     return pull, name
@@ -204,63 +205,6 @@ def _few_directions(op: NormAct, state: Grid, moments: Moments) -> Moments:
     if divides or state.directions == math.inf:
         return moments
     return moments._replace(mean=state.mean_factor * moments.mean)
-
-
-def _moves_zeros(op: NormAct) -> bool:
-    """Whether zeros among other positions come out as minus the mean: of no size, but of either sign."""
-    norm = op.norm
-    return (
-        norm is not None
-        and norm.centered
-        and norm.pool.positions
-        and norm.pool.channels == math.inf
-    )
-
-
-def _keeps_zeros(op: NormAct) -> bool:
-    """Whether rows of zeros come out as zeros, up to what vanishes."""
-    return op.norm is None or not op.norm.centered or op.norm.pool.channels == math.inf
-
-
-def _at_zeros(op: NormAct, state: Grid, value: Any) -> tuple[Grid, Any]:
-    """Rows where a phi with a kink sees exactly 0, whose slope there is that of x < 0, and Pi for them.
-
-    Routes take them for Gaussians: E[phi'] = (right + left)/2 beside rows that are alive, and among
-    themselves, being the same 0, E[phi'^2] = (right^2 + left^2)/2.
-    """
-    slopes, zero = op.activation.ray_slopes, state.second_moment == 0.0
-    if slopes is None or not _keeps_zeros(op) or not zero.any():
-        return state, value
-    right, left = slopes[0], -slopes[1]
-    if left == right:
-        return state, value
-    alone = 2.0 * left / (right + left) if left != -right else 0.0
-    factor = np.where(zero, alone, 1.0)
-    both = left**2 / (0.5 * (right**2 + left**2))
-    among = np.outer(zero, zero)
-    rows = replace(state.rows, gap=np.where(among, 0.0, state.gap))
-    weighed = value * np.where(among, both, np.outer(factor, factor))
-    return replace(state, rows=rows), weighed
-
-
-def _share_through(activation: Activation) -> float:
-    """Chance that phi keeps a vanishing number of either sign: 1/2 if one of its slopes is 0."""
-    slopes = activation.ray_slopes
-    return 0.5 if slopes is not None and 0.0 in slopes else 1.0
-
-
-def _absent(op: NormAct, state: Grid, value: Any) -> float:
-    """The share of tr Pi that is of rows of vanishing size where there are none, only zeros."""
-    slopes = op.activation.ray_slopes
-    if slopes is None or state.chance == 1.0 or not _keeps_zeros(op) or _moves_zeros(op):
-        return 0.0
-    faint = state.dark & (state.second_moment > 0.0)
-    if not faint.any():
-        return 0.0
-    right, left = slopes[0], -slopes[1]
-    fewer = 1.0 - left**2 / (0.5 * (right**2 + left**2))
-    diagonal = np.diagonal(value)
-    return float((1.0 - state.chance) * fewer * diagonal[faint].sum() / diagonal.sum())
 
 
 def _positions_push(op: AveragePool | GlobalAveragePool | Flatten) -> Push:
@@ -359,16 +303,23 @@ def _affine(
         errors = (inherited + local, gap_error)
         return Moments(a * a * q, gap, a * mean, errors), local
     new_q = a * a * q + 2.0 * a * b * mean + b * b
-    inflation = float(np.max(a * a * q / new_q))
+    # Zeros that phi moves to the shift's negative (tlu) are zeros again.
+    alive = new_q > 8.0 * np.finfo(float).eps * b * b
+    size = np.where(alive, new_q, math.inf)
+    inflation = float(np.max(a * a * q / size))
     elasticity = inflation
     if activation.ray_slopes is not None:
-        elasticity = float(np.max(np.abs(a * a * q + a * b * mean) / new_q))
+        elasticity = float(np.max(np.abs(a * a * q + a * b * mean) / size))
     if np.ndim(gap) == 0:
         new_gap = a * a * q * gap / new_q
     else:
+        new_q = np.where(alive, new_q, 0.0)
         q, root = np.broadcast_to(q, len(gap)), np.sqrt(np.broadcast_to(new_q, len(gap)))
         distance = a * a * squared_distances(q, gap) - (root[:, None] - root[None, :]) ** 2
-        new_gap = np.clip(distance / (2.0 * np.outer(root, root)), 0.0, 2.0)
+        product = 2.0 * np.outer(root, root)
+        new_gap = np.divide(distance, product, out=np.ones_like(product), where=product > 0.0)
+        new_gap = np.clip(new_gap, 0.0, 2.0)
+        np.fill_diagonal(new_gap, 0.0)
     local *= max(inflation, 1.0)
     errors = (elasticity * inherited + local, gap_error + abs(1.0 - elasticity) * inherited + local)
     return Moments(new_q, new_gap, a * mean + b, errors), local

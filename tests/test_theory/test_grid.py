@@ -668,6 +668,48 @@ def test_dark_windows_against_networks(norms: str, slope: float) -> None:
     assert (np.abs(difference.mean(axis=0)) < 5.0 * difference.std(axis=0, ddof=1) / 12.0).all()
 
 
+@pytest.mark.parametrize("norm", [None, "LN", "FRN"])
+@pytest.mark.parametrize("activation", [th.tanh, th.selu, th.tlu(-0.3)])
+def test_dark_windows_with_any_activation(norm: str | None, activation: th.Activation) -> None:
+    """Found as a user: tanh refused dark windows, tlu(-0.3) said NaN, selu passed zeros with a mean slope.
+
+    64 networks of width 256.  27 numbers, |z| < 5: false alarm 2e-5.
+    """
+    layer = dataclasses.replace(th.zoo[norm or "plain"], kernel=3, padding="zero")
+    network = th.FeedForward(dataclasses.replace(layer, activation=activation), depth=2)
+    inputs = th.images(dark_images())
+    pred = th.predict(network, inputs)
+    assert pred.gradient_norm is not None
+    found = mc.simulate(network, inputs, width=256, replicates=64, seed=5, workers=1)
+    difference = found.similarity.mean - pred.similarity
+    assert (np.abs(difference) < 5.0 * found.similarity.sem + pred.error["similarity"]).all()
+    squares = found.samples["squared_gradient"]
+    ratio = squares[:, 0] - pred.gradient_norm[0] ** 2 * squares[:, 1]
+    assert abs(ratio.mean()) < 5.0 * ratio.std(ddof=1) / 8.0
+
+
+def test_zeros_among_sampled_rows() -> None:
+    """RQMC and the Laplace integrals agree where rows are zeros: E[phi'^2]/R^2 within five errors."""
+    q, gap = np.array([1.0, 1.0, 2.0, 1.5, 0.0, 0.0]), 1.0 - np.eye(6)
+    gap[4, 5] = gap[5, 4] = 0.0
+    norm, activation = th.filter_response_norm(), th.leaky_relu(0.3)
+    field = Field(norm=norm, activation=activation, batch=1)
+    sampled, error = field_pullback(q, gap, np.eye(6), field)
+    slopes = activation.ray_slopes
+    assert slopes is not None
+    exact, _ = laplace_fields.pullback(q, gap, np.eye(6), norm=norm, slopes=slopes, batch=1)
+    difference = np.diagonal(sampled) - np.diagonal(exact)
+    assert (np.abs(difference) < 5.0 * error * np.trace(exact)).all()
+
+
+def test_a_position_of_zeros_has_no_rms_of_its_own() -> None:
+    network = th.FeedForward(
+        th.Layer(norm=th.rms_norm(positions=False), kernel=3, padding="zero"), depth=2
+    )
+    with pytest.raises(th.HypothesisError, match=r"only sees zeros has none; use eps > 0"):
+        th.predict(network, th.images(dark_images()))
+
+
 @pytest.mark.parametrize("pooled", [False, True])
 def test_zero_pixels_and_the_mean_of_the_layer(pooled: bool) -> None:
     """Found by verify: LN takes a mean of order n^(-1/2) from zeros, so that relu passes them half the time.

@@ -46,6 +46,8 @@ _BUDGET = 8e9
 _LEAST, _MOST = 9, 13
 # Eigenvalues below this share of the largest are directions that h does not have.
 _NULL = 1e-11
+# Of a row of zeros.
+_VANISHING = 1e-100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,12 +235,15 @@ def _average(
     rank = len(factor.deviation) + 1
     base = base_function(field.activation.base)
     level = field.level(second_moment)
+    zero = second_moment == 0.0
 
     def integrand(z: FloatArray, weight: FloatArray) -> FloatArray:
         # The leading directions of all channels come first: Sobol' fills these best.
         split = z.reshape(len(z), rank, channels).transpose(0, 2, 1).reshape(-1, rank)
         h, _ = factor.sample(np.ascontiguousarray(split), uses_mean=True)
         h = h.reshape(len(z), channels, rows)
+        # Zeros come out as rounding errors; as routes do, of either sign and the same (dark_windows).
+        h[:, :, zero] = _VANISHING * split[:, -1].reshape(len(z), channels, 1)
         pool = normalize_field(h, field.norm, batch=field.batch, level=level)
         return statistic(pool, base, h)
 

@@ -179,7 +179,13 @@ def _divided(op: NormAct, block: Block) -> tuple[NormAct, Block, Any]:
     assert op.norm is not None
     q = block.second_moment.reshape(-1, block.positions)
     square = q.mean(axis=1, keepdims=True) if op.norm.pool.positions else q
-    inverse = 1.0 / np.sqrt(np.broadcast_to(square, q.shape).ravel() + op.norm.eps)
+    level = np.broadcast_to(square, q.shape).ravel() + op.norm.eps
+    if (level <= 1e-30 * level.max()).any():
+        raise HypothesisError(
+            f"{op.norm.name} divides every position by its own rms, and a window that only sees zeros has "
+            "none; use eps > 0, or rms_norm(), which pools positions"
+        )
+    inverse = 1.0 / np.sqrt(level)
     scaled = block._replace(second_moment=block.second_moment * inverse**2)
     return NormAct(None, op.activation), scaled, inverse
 

@@ -17,11 +17,15 @@ from theory.errors import NumericalError
 from theory.program import NormAct
 from theory.routes import arccosine
 from theory.routes.base import ROUNDING, SamplewiseRoute, Want, label
+from theory.routes.functions import base_function
 from theory.states.base import Block, Gradient
 from theory.states.exchangeable import Exchangeable
 from theory.states.full import Full
 
 __all__ = ["ClosedLimit", "QuadratureLimit"]
+
+# Second moments that quadratures take.
+_SMALLEST, _LARGEST = 1e-60, 1e30
 
 
 def _refusal(op: NormAct) -> str | None:
@@ -48,6 +52,16 @@ def _scale(op: NormAct, q: Any) -> tuple[Any, float]:
         channels = norm.pool.channels
         return 1.0, 1.0 - 1.0 / channels if norm.centered and channels != math.inf else 1.0
     return 1.0 / (q + norm.eps), 1.0
+
+
+def _lifted(q: Any) -> Any:
+    """A row of zeros as one of vanishing size, whose slopes are phi'(0): what windows of zeros are."""
+    return np.where(q == 0.0, _SMALLEST, q)
+
+
+def _together(q1: Any, q2: Any, gap: Any) -> Any:
+    """Gaps, 0 between two rows of zeros, which are the same."""
+    return np.where((q1 == 0.0) & (q2 == 0.0), 0.0, gap)
 
 
 def _slopes(op: NormAct) -> tuple[float, float]:
@@ -174,14 +188,21 @@ class QuadratureLimit(SamplewiseRoute):
         from theory.routes import gaussian
 
         inverse, share = _scale(op, q)
-        scaled = q * inverse * share
-        if not (np.all(scaled >= 1e-60) and np.all(scaled <= 1e30)):
+        scaled, base = q * inverse * share, op.activation.base
+        zero = scaled == 0.0
+        outside = ((scaled < _SMALLEST) & ~zero) | (scaled > _LARGEST)
+        if np.any(outside) or np.all(zero):
+            worst = np.max(scaled, where=outside, initial=0.0)
             raise NumericalError(
-                f"the second moment before {op.activation.name} is {float(np.max(scaled)):.3g}, outside "
-                "[1e-60, 1e30]: the signal has died or run away; use fewer layers or weight_variance "
-                "nearer to the critical one"
+                f"the second moment before {op.activation.name} is {float(worst):.3g}, outside "
+                f"[{_SMALLEST:g}, {_LARGEST:g}]: the signal has died or run away; use fewer layers or "
+                "weight_variance nearer to the critical one"
             )
-        second_moment, mean, error = gaussian.second_moment_and_mean(op.activation.base, scaled)
+        second_moment, mean, error = gaussian.second_moment_and_mean(base, _lifted(scaled))
+        if np.any(zero):
+            at_zero = float(base_function(base).value(0.0))
+            second_moment = np.where(zero, at_zero**2, second_moment)
+            mean = np.where(zero, at_zero, mean)
         return second_moment, mean, float(np.max(error))
 
     def pair_gap(self, op: NormAct, q1: Any, q2: Any, gap: Any) -> tuple[Any, float]:
@@ -189,8 +210,9 @@ class QuadratureLimit(SamplewiseRoute):
 
         inverse1, share = _scale(op, q1)
         inverse2, _ = _scale(op, q2)
+        first, second = q1 * inverse1 * share, q2 * inverse2 * share
         value, error = gaussian.pair_gap(
-            op.activation.base, q1 * inverse1 * share, q2 * inverse2 * share, gap
+            op.activation.base, _lifted(first), _lifted(second), _together(first, second, gap)
         )
         return value, float(np.max(error))
 
@@ -199,7 +221,8 @@ class QuadratureLimit(SamplewiseRoute):
 
         inverse1, share = _scale(op, q1)
         inverse2, _ = _scale(op, q2)
+        first, second = q1 * inverse1 * share, q2 * inverse2 * share
         value, error = gaussian.slope(
-            op.activation.base, q1 * inverse1 * share, q2 * inverse2 * share, gap
+            op.activation.base, _lifted(first), _lifted(second), _together(first, second, gap)
         )
         return share * value * np.sqrt(inverse1 * inverse2), float(np.max(error))

@@ -31,9 +31,8 @@ FloatArray = NDArray[np.float64]
 
 # Rows (sample, position): a matrix of 128 MB, of which there are a dozen.
 _LARGEST = 4096
-# q of rows of vanishing size, in units of their sample's largest, and below what a row counts as one:
-# nothing beside a row that is alive, in range of every quadrature.
-_FAINT, _DARK = 1e-40, 1e-30
+# Below this q, in units of its sample's largest, a row only sees zeros or rows of vanishing size.
+_DARK = 1e-30
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -51,7 +50,7 @@ class Grid:
     Circular convolutions and strides and poolings that divide the sides keep it; zero padding does not,
     and from there on every pair is followed.
 
-    ``chance``: of rows of vanishing size (``with_faint_rows``) to be there, and not zeros, in a network.
+    ``chance``: of rows of vanishing size (``theory.dark_windows``) to be there, and not zeros, in a network.
     Gradients are followed as if they were, which is so wherever anything passes the layer that made
     them; readings of the layers behind it need the chance.
     """
@@ -245,96 +244,14 @@ class Grid:
 
     @property
     def dark(self) -> NDArray[np.bool_]:
-        """Rows that only see zeros: exactly 0, or of vanishing size (see ``with_faint_rows``)."""
-        return np.asarray(self.second_moment <= _DARK * self._brightest)
+        """Rows that only see zeros: exactly 0, or of vanishing size (``theory.dark_windows``)."""
+        return np.asarray(self.second_moment <= _DARK * self.brightest)
 
     @property
-    def _brightest(self) -> FloatArray:
+    def brightest(self) -> FloatArray:
         """The largest q of the sample of every row."""
         q = self.second_moment.reshape(-1, self.positions)
         return np.repeat(q.max(axis=1), self.positions)
-
-    def mean_cosines(self) -> tuple[FloatArray, NDArray[np.bool_]]:
-        """Cosine of the means over positions of the samples of two rows, and whether rows have one."""
-        covariance = self.covariance()
-        sums = covariance.reshape(self.batch, self.positions, self.batch, self.positions).sum(
-            (1, 3)
-        )
-        size = np.sqrt(np.maximum(np.diagonal(sums), 0.0))
-        # What is left of sums that cancel is not a mean.
-        known = size**2 > 1e-12 * self.positions * np.trace(covariance) / self.batch
-        cosine = np.divide(
-            sums, np.outer(size, size), out=np.zeros_like(sums), where=np.outer(known, known)
-        )
-        samples = np.repeat(np.arange(self.batch), self.positions)
-        return np.clip(cosine, -1.0, 1.0)[np.ix_(samples, samples)], known[samples]
-
-    def zeros_at_the_mean(self) -> Grid:
-        """Dark rows replaced by minus the mean over positions of their sample, of vanishing size.
-
-        In a finite network a pool over channels and positions has a mean of order n^(-1/2), which a row
-        of zeros gets with the other sign in every channel: it is independent of the rows that are
-        alive, and shared by the zeros of a sample.  (Exact in the first layer; in later ones these rows
-        are of that order themselves, and only each one's own sign is known: as likely + as -.)  Where
-        the mean vanishes zeros stay zeros.
-        """
-        dark = self.dark
-        if not dark.any():
-            return self
-        cosine, known = self.mean_cosines()
-        moved = dark & known
-        q, gap = self.second_moment.copy(), self.gap.copy()
-        q[dark] = np.where(known, _FAINT * self._brightest, 0.0)[dark]
-        gap[dark], gap[:, dark] = 1.0, 1.0
-        gap[np.ix_(moved, moved)] = (1.0 - cosine)[np.ix_(moved, moved)]
-        np.fill_diagonal(gap, 0.0)
-        return replace(self, rows=replace(self.rows, second_moment=q, gap=gap))
-
-    def with_faint_rows(self, before: Grid, *, sign: float, chance: float) -> Grid:
-        """Dark rows behind such a pool of ``before`` as the same vanishing number in every channel.
-
-        Where relu lets minus the mean through it is one positive number, and windows of nothing else
-        are Gaussian in the next layer, not zero: their slope is that of any Gaussian.  Where it does
-        not, nothing passes this layer anyway, which its own pull-back counts.  So the number is
-        followed as if it were there, too small to be seen beside anything else.
-
-        Parameters
-        ----------
-        before
-            The rows that the pool saw.
-        sign
-            Of the number.
-        chance
-            That phi lets minus the mean through: 1/2 for relu, else 1.
-        """
-        dark = self.dark
-        if not dark.any():
-            return self
-        _, moved = before.mean_cosines()
-        faint = dark & moved
-        if not faint.any():
-            return self
-        q, mean, gap = self.second_moment.copy(), self.mean.copy(), self.gap.copy()
-        q[dark], mean[dark] = 0.0, 0.0
-        q[faint] = (_FAINT * self._brightest)[faint]
-        mean[faint] = sign * np.sqrt(q[faint])
-        angle = np.divide(sign * mean, np.sqrt(q), out=np.zeros_like(q), where=q > 0.0)
-        gap[faint], gap[:, faint] = 1.0 - angle, (1.0 - angle)[:, None]
-        np.fill_diagonal(gap, 0.0)
-        # A number that was there is another one in every channel, which no mean takes from all of them.
-        there = before.chance if (before.dark & (before.second_moment > 0.0)).any() else 0.0
-        rows = replace(self.rows, second_moment=q, gap=gap, mean=mean)
-        return replace(self, rows=rows, chance=there + (1.0 - there) * chance)
-
-    def without_faint_rows(self) -> Grid:
-        """Dark rows as zeros, for operations that move them by something that does not vanish."""
-        faint = self.dark & (self.second_moment > 0.0)
-        if not faint.any():
-            return self
-        q, gap, mean = self.second_moment.copy(), self.gap.copy(), self.mean.copy()
-        q[faint], mean[faint], gap[faint], gap[:, faint] = 0.0, 0.0, 1.0, 1.0
-        np.fill_diagonal(gap, 0.0)
-        return replace(self, rows=replace(self.rows, second_moment=q, gap=gap, mean=mean))
 
     def flattened_back(self, gradient: FloatArray) -> FloatArray:
         """Adjoint of the average over positions."""
@@ -376,7 +293,11 @@ class Grid:
     def position_similarity(self) -> float:
         """Mean cosine of two positions of one sample; NaN if there is one position."""
         s, b = self.positions, self.batch
-        own = self.without_faint_rows().gap.reshape(b, s, b, s)[np.arange(b), :, np.arange(b)]
+        # Zeros have no cosine: 0 by convention, and for rows of vanishing size alike.
+        own = self.gap.reshape(b, s, b, s)[np.arange(b), :, np.arange(b)].copy()
+        dark = self.dark.reshape(b, s)
+        own[dark[:, :, None] | dark[:, None, :]] = 1.0
+        own[:, np.arange(s), np.arange(s)] = 0.0
         return 1.0 - float(own.sum()) / (b * s * (s - 1)) if s > 1 else math.nan
 
     @staticmethod
