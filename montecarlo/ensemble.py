@@ -27,9 +27,7 @@ from theory.specs.grids import channels_of, layers_on
 from theory.specs.images import ImageInputs
 from theory.specs.inputs import (
     DataInputs,
-    ExchangeableInputs,
     Inputs,
-    SpatialInputs,
     position_shape_of,
 )
 from theory.specs.networks import Network
@@ -307,15 +305,6 @@ def _specifications(network: Network, inputs: Inputs) -> dict[str, Any]:
         "network": repr(network),
         "network_spec": serialize.to_dict(network),
         "network_key": serialize.key(network),
-        "inputs": _describe(inputs),
+        "inputs": repr(inputs),
         "inputs_key": serialize.key(inputs),
     }
-
-
-def _describe(inputs: Inputs) -> str:
-    """Repr of the inputs; of arrays only the shape, their key says the rest."""
-    if isinstance(inputs, ExchangeableInputs | SpatialInputs):
-        return repr(inputs)
-    data = isinstance(inputs, DataInputs | ImageInputs)
-    array = getattr(inputs, "features" if data else "covariance")
-    return f"{type(inputs).__name__}(shape={array.shape})"

@@ -298,3 +298,10 @@ def test_inputs_are_checked_however_they_are_built():
         DataInputs(np.zeros((3, 4)))
     with pytest.raises(SpecificationError, match="positive on the diagonal"):
         CovarianceInputs(np.zeros((2, 2)), 0.0)
+
+
+def test_inputs_of_arrays_are_named_by_their_shape():
+    images = np.random.default_rng(0).standard_normal((3, 2, 8, 8))
+    assert repr(th.images(images)) == "ImageInputs(shape=(3, 2, 8, 8))"
+    assert repr(th.stationary_from_data(images)) == "CovarianceInputs(shape=(192, 192))"
+    assert repr(th.from_data(images)) == "DataInputs(shape=(3, 128))"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,12 @@ FloatArray = NDArray[np.float64]
 
 
 class ArrayInputs:
-    """What inputs held as arrays share: equality and hash by content."""
+    """What inputs held as arrays share: equality and hash by content, and a short repr."""
+
+    def __repr__(self) -> str:
+        """Name and shape: data fill pages, and their key tells them apart."""
+        array = getattr(self, dataclasses.fields(self)[0].name)  # type: ignore[arg-type]
+        return f"{type(self).__name__}(shape={array.shape})"
 
     def _content(self) -> tuple[bytes, ...]:
         raise NotImplementedError

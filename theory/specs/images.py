@@ -19,7 +19,7 @@ __all__ = ["ImageInputs", "images"]
 FloatArray = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageInputs(ArrayInputs):
     """A real batch with positions; see ``images``."""
 

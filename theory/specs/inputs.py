@@ -185,7 +185,7 @@ def _one(argument: str, correlation: float | None, gap: float | None) -> float:
     return 1.0 - real(argument, correlation, low=-1.0, high=1.0, remedy="a cosine")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DataInputs(ArrayInputs):
     """A real batch; see ``from_data``."""
 
@@ -264,7 +264,7 @@ def from_data(features: Any) -> DataInputs:
     return DataInputs(features)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CovarianceInputs(ArrayInputs):
     """A batch known by its second moments; see ``from_covariance``."""
 
