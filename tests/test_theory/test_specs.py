@@ -13,6 +13,7 @@ from theory.errors import NormcompassError, SpecificationError
 from theory.specs import activations, inputs, networks, normalizers, weights
 from theory.specs.activations import Activation, leaky_relu, relu, scaled_relu, tanh
 from theory.specs.compatibility import check
+from theory.specs.images import images
 from theory.specs.inputs import (
     CovarianceInputs,
     DataInputs,
@@ -23,6 +24,7 @@ from theory.specs.inputs import (
 )
 from theory.specs.networks import FeedForward, Layer, torch_defaults
 from theory.specs.normalizers import Normalizer, Pool, batch_norm, evonorm_b0, group_norm
+from theory.specs.stationary import stationary_from_data
 from theory.specs.weights import Weights, gaussian, scaled_weight_standardization
 from theory.zoo import zoo
 
@@ -301,7 +303,7 @@ def test_inputs_are_checked_however_they_are_built():
 
 
 def test_inputs_of_arrays_are_named_by_their_shape():
-    images = np.random.default_rng(0).standard_normal((3, 2, 8, 8))
-    assert repr(th.images(images)) == "ImageInputs(shape=(3, 2, 8, 8))"
-    assert repr(th.stationary_from_data(images)) == "CovarianceInputs(shape=(192, 192))"
-    assert repr(th.from_data(images)) == "DataInputs(shape=(3, 128))"
+    data = np.random.default_rng(0).standard_normal((3, 2, 8, 8))
+    assert repr(images(data)) == "ImageInputs(shape=(3, 2, 8, 8))"
+    assert repr(stationary_from_data(data)) == "CovarianceInputs(shape=(192, 192))"
+    assert repr(inputs.from_data(data)) == "DataInputs(shape=(3, 128))"
