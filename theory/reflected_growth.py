@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
+import numpy as np
+
 from theory.errors import HypothesisError
 from theory.growth import FAR, GrowthLaw, reflected_exponent
 from theory.routes.scaled_walk import ScaledWalk, scaled_walk
+from theory.routes.scaled_walk_law import scaled_walk_law
 from theory.specs.activations import relu
 from theory.specs.residual import Residual
 from theory.states.exchangeable import Exchangeable
@@ -19,6 +22,8 @@ __all__ = ["reflected_gradient", "reflected_variance"]
 
 # Two independent walks reflected at 0 have E[x x']/E[x^2] = (sqrt(2/pi))^2.
 _INDEPENDENT_WALKS = 1.0 - 2.0 / math.pi
+# Blocks after which a scaled walk has settled at both ends.
+_SETTLED = 200
 
 
 class Branch(Protocol):
@@ -89,10 +94,40 @@ def _slope(network: Residual, branch: Branch) -> float:
 def _scaled(network: Residual, branch: Branch) -> ScaledWalk:
     """Rates per block without a normalizer."""
     skip, factor = network.factors
-    if network.layer.activation != relu or network.weights.centered or network.scales:
+    activation = network.layer.activation
+    reflects = (activation.name, activation.ray_slopes) == ("relu", (1.0, 0.0))
+    if not reflects or not activation.scale > 0.0 or network.scales:
         raise HypothesisError(
-            "post-activation streams without a normalizer have a derived law with relu, "
-            "weights that are not centered and no scales; follow others as a population"
+            "post-activation streams without a normalizer have a derived law with relu (scaled and "
+            "shifted, maybe) and no scales; follow others as a population"
         )
-    step = abs(factor) * math.sqrt(branch.added(FAR, 0.5) / FAR)
-    return scaled_walk(step, skip=skip, branch_gradient=factor * factor * branch.pulled(FAR, 0.5))
+    returned = factor * factor * branch.pulled(FAR, 0.5)
+    if network.weights.centered:
+        walk = _centered(network, branch, returned)
+    else:
+        step = abs(factor) * math.sqrt(branch.added(FAR, 0.5) / FAR)
+        walk = scaled_walk(step, skip=skip, branch_gradient=returned)
+    square = activation.scale**2
+    if activation.shift != 0.0 and square * walk.second_moment <= 1.0:
+        raise HypothesisError(
+            "a shift decides where a stream that fades ends; follow it as a population"
+        )
+    # Beside a stream that grows a shift is nothing.
+    return ScaledWalk(square * walk.second_moment, square * walk.gradient)
+
+
+def _centered(network: Residual, branch: Branch, returned: float) -> ScaledWalk:
+    """Rows that are centered see q - m^2, m the walk's own mean: the law is followed until it settles."""
+    skip, factor = network.factors
+
+    def step(mean: float) -> float:
+        seen = branch.output(FAR, 0.0, mean * math.sqrt(FAR)).unscaled().second_moment
+        return abs(factor) * math.sqrt(seen / FAR)
+
+    law = scaled_walk_law(_SETTLED, step=step, skip=skip, branch_gradient=returned)
+    assert law.log_gradient is not None
+    forward, backward = np.diff(law.log_second_moment), -np.diff(law.log_gradient)
+    half = _SETTLED // 2
+    if abs(forward[-1] - forward[half]) > 1e-9 or abs(backward[half] - backward[half // 2]) > 1e-9:
+        raise HypothesisError("the law of the scaled walk does not settle; take a larger branch")
+    return ScaledWalk(math.exp(forward[-1]), math.exp(backward[half]))

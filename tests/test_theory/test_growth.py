@@ -288,7 +288,7 @@ def test_post_norm_is_bounded(order: str) -> None:
         (VN, "branch_end_norm", 16, "alike"),
         (Layer(norm=th.group_norm(8, eps=1e-5)), "post_norm", 2, "not Gaussian"),
         (MC, "post_activation", 16, "no walk"),
-        (SWS, "post_activation", None, "population"),
+        (Layer(activation=th.leaky_relu(0.3)), "post_activation", None, "population"),
         (BN, "post_activation", 16, "batch = inf"),
     ],
 )
@@ -506,20 +506,23 @@ def test_means_at_the_branch_end_add_up(order: Any) -> None:
     assert "mean" in bounded.reasons[0]
 
 
+@pytest.mark.parametrize("layer", [PLAIN, SWS, WN], ids=["plain", "SWS", "WN"])
 @pytest.mark.parametrize("branch", [1.0, 0.5])
-def test_bases_of_reflected_streams_without_a_normalizer(branch: float) -> None:
-    """relu(x + b W x): slopes of a population; five standard errors at both ends, 1e-5 per figure."""
-    net = Residual(PLAIN, depth=60, order="post_activation", branch=branch)
-    pred, law = th.predict(net, th.exchangeable(batch=2, correlation=0.3)), growth_law(net)
+def test_bases_of_reflected_streams_without_a_normalizer(layer: Layer, branch: float) -> None:
+    """phi(x + b W x): slopes of a population; five standard errors at both ends, 1e-5 per figure."""
+    net = Residual(layer, depth=60, order="post_activation", branch=branch)
+    law = growth_law(net)
+    found = population(net, th.exchangeable(batch=2, correlation=0.3), channels=4096)
     assert law.variance is not None
     assert law.gradient is not None
-    assert pred.log_gradient_norm is not None
-    for log, error, rate in (
-        (pred.log_second_moment, pred.error["log_second_moment"], law.variance.rate),
-        (-2.0 * pred.log_gradient_norm, 2.0 * pred.error["log_gradient_norm"], law.gradient.rate),
+    assert found.gradient is not None
+    for sign, values, rate in (
+        (1.0, found.stream, law.variance.rate),
+        (-1.0, found.gradient, law.gradient.rate),
     ):
-        slope = (log[40] - log[20]) / 20.0
-        assert abs(slope - math.log(rate)) < 5.0 * (error[40] + error[20]) / 20.0 + 1e-6
+        log, error = sign * values.log_second_moment, values.second_moment_error
+        slope = (log[45] - log[25]) / 20.0
+        assert abs(slope - math.log(rate)) < 5.0 * (error[45] + error[25]) / 20.0 + 1e-6
         assert error.max() < 0.05
 
 

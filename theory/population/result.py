@@ -204,20 +204,24 @@ def default_channels(
 ) -> int:
     """About 6,000 activations per population, (1000/blocks)^(3/2) times that where blocks are fewer.
 
-    At most 28 times, shared by the maps or the pools of a block that are drawn (gradients along paths
-    count as much again, drawn ones as three times as much): 100 blocks take seconds, and 1,000 no more.
-    The result is a multiple of two of every group, times ``refine``.
+    At most 28 times, shared by the maps and pools of a block that are drawn (gradients along paths count
+    as much again, drawn ones three times as much): 100 blocks take seconds, and 1,000 no more.  The
+    result is a multiple of two of every group, times ``refine``.
     """
     undrawn = set() if backward else undrawn_maps(operations, batch)
     group, blocks, maps, pools = 2, 0, 0, 0
+    drawn = True
     for k, op in enumerate(operations):
         blocks += isinstance(op, Observe) and op.what != "preactivation"
-        maps += isinstance(op, Linear) and k not in undrawn
+        if isinstance(op, Linear):
+            drawn = k not in undrawn
+            maps += drawn
         if isinstance(op, NormAct) and op.norm is not None and has_finite_pool(op.norm):
-            pools += 1
+            pools += drawn
             if not op.norm.pool.samples:
                 group = math.lcm(group, 2 * int(op.norm.pool.channels))
-    per_block = max(maps, pools - len(undrawn), blocks) / max(blocks, 1)
+    # A second pool costs half of what a map does.
+    per_block = max(maps, (maps + pools) / 2.0, blocks) / max(blocks, 1)
     if backward:
         per_block *= 4.0 if pools else 2.0
     reach = min(max(1000.0 / max(blocks, 1), 1.0) ** 1.5, max(_REACH / per_block, 1.0))

@@ -146,8 +146,11 @@ def scaled_refusal(network: Network) -> str | None:
     """None if a channel of ``network`` is a reflected walk whose steps grow with the stream."""
     if not isinstance(network, Residual) or network.order != "post_activation":
         return "only post-activation streams are reflected"
-    if not _reflects(network.layer.activation):
-        return f"{network.layer.activation.name} does not reflect a walk at 0"
+    activation = network.layer.activation
+    if (activation.name, activation.ray_slopes) != ("relu", (1.0, 0.0)) or activation.scale <= 0.0:
+        return f"{activation.name} does not reflect a walk"
+    if activation.shift != 0.0 and network.maps != 1:
+        return "a shift inside the branch is no multiple of the stream"
     if network.layer.norm is not None:
         return f"steps behind {network.layer.norm.name} are not those of the stream"
     if not network.factors[0] > 0.0 or network.factors[1] == 0.0 or network.depth > _DEEPEST:
@@ -173,6 +176,8 @@ def scaled(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> 
         skip=skip,
         mean=start.mean / size,
         branch_gradient=branch * branch * branch_gradient(network) if backward else None,
+        scale=network.layer.activation.scale,
+        shift=network.layer.activation.shift / size,
     )
     return law._replace(log_second_moment=law.log_second_moment + 2.0 * math.log(size))
 
@@ -186,6 +191,8 @@ def nf_scales(network: Residual, inputs: ExchangeableInputs) -> tuple[float, ...
         Rows are centered (steps follow the mean), or the walk does not fit on its grid.
     """
     refusal = scaled_refusal(dataclasses.replace(network, scales=()))
+    if refusal is None and not _reflects(network.layer.activation):
+        refusal = "the walk's grid is that of relu without scale and shift"
     if refusal is None and network.weights.centered:
         refusal = "weights with centered rows make steps follow the stream's mean"
     if refusal is not None:

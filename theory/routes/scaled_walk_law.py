@@ -1,12 +1,13 @@
-r"""x_{l+1} = relu(a x_l + s_l sqrt(q_l) z_l), q_l = E[x_l^2], block by block.
+r"""x_{l+1} = e relu(a x_l + s_l sqrt(q_l) z_l) + t, q_l = E[x_l^2], block by block.
 
 Post-activation without a normalizer.  In units of sqrt(q_l) the density of y = a x + s z > 0 and the
-gradient given the place obey
+gradient given the place obey (e = 1, t = 0)
 
     f_{l+1}(y) = P(x_l = 0) k(y, 0) + int k(y, x/sqrt(r_l)) f_l(x) dx,     r_l = E[relu(y)^2],
     v_l(x) = int_{y>0} k(y, x) (a^2 v_{l+1}(y)) dy + c E[v_{l+1}; x_{l+1} > 0],      v_L = 1,
 
-k(y, x) the Gaussian density about a x with deviation s, and q_{l+1} = r_{l+1} q_l.  Weights with centered
+k(y, x) the Gaussian density about a x with deviation s, and q_{l+1} = r_{l+1} q_l.  A scaled and shifted
+relu (Weight Norm's) moves places to e y + t/sqrt(q_l) and multiplies gradients by e^2.  Weights with centered
 rows make s depend on E[x_l]^2/q_l.  Rates in the limit are ``scaled_walk``; panels as in ``walk_density``.
 Derived here.
 """
@@ -41,24 +42,23 @@ class ScaledWalkLaw(NamedTuple):
 
 
 class _Kernel:
-    """k(y_j, x_i) at nodes, kept while r and s stay."""
+    """k(y_j, x_i) at nodes, kept while its parameters stay."""
 
-    def __init__(self, skip: float, end: float, panels: int) -> None:
+    def __init__(self, skip: float, scale: float, end: float, panels: int) -> None:
         half = 0.5 * end / panels
-        self.skip = skip
+        self.skip, self.scale = skip, scale
         self.y = ((2.0 * np.arange(panels) + 1.0)[:, None] * half + half * _NODES).ravel()
         self.w = np.tile(half * _WEIGHTS, panels)
-        self._at, self._values = (0.0, 0.0), np.empty(0)
+        self._at, self._values = (math.inf,) * 3, np.empty(0)
 
-    def __call__(self, r: float, s: float) -> FloatArray:
-        """Rows: places 0 and y_i/sqrt(r); columns y_j."""
-        if (
-            abs(r / (self._at[0] or math.inf) - 1.0) + abs(s / (self._at[1] or math.inf) - 1.0)
-            > _SAME
-        ):
-            places = self.skip / math.sqrt(r) * np.concatenate(([0.0], self.y))
+    def __call__(self, r: float, s: float, shift: float) -> FloatArray:
+        """Rows: places (e y_i + t)/sqrt(r), y = 0 first; columns y_j."""
+        old, at = self._at, (r, s, shift)
+        if abs(r / old[0] - 1.0) + abs(s / old[1] - 1.0) + abs(shift - old[2]) > _SAME:
+            places = self.scale * np.concatenate(([0.0], self.y)) + shift
+            places *= self.skip / math.sqrt(r)
             self._values = _normal(self.y[None, :] - places[:, None], s)
-            self._at = r, s
+            self._at = at
         return self._values
 
 
@@ -69,9 +69,11 @@ def scaled_walk_law(
     skip: float = 1.0,
     mean: float = 0.0,
     branch_gradient: float | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
     fine: int = 1,
 ) -> ScaledWalkLaw:
-    """Law of x_{l+1} = relu(a x_l + s_l sqrt(q_l) z_l) from a Gaussian x_0, for l = 1 ... depth.
+    """Law of x_{l+1} = e relu(a x_l + s_l sqrt(q_l) z_l) + t from a Gaussian x_0, for l = 1 ... depth.
 
     Parameters
     ----------
@@ -85,6 +87,8 @@ def scaled_walk_law(
         E[x_0]/sqrt(q_0).
     branch_gradient
         c, or None to leave gradients out.
+    scale, shift
+        e > 0, and t/sqrt(q_0).
     fine
         Panels are that many times narrower.
 
@@ -102,10 +106,10 @@ def scaled_walk_law(
         raise HypothesisError(
             f"steps of {smallest:.2g} of the stream's size are too small for a grid"
         )
-    kernel = _Kernel(skip, end, panels)
+    kernel = _Kernel(skip, scale, end, panels)
     y, w = kernel.y, kernel.w
     steps, ratios = np.empty(depth), np.empty(depth)
-    masses = np.empty((depth, len(y)))
+    masses, shifts = np.empty((depth, len(y))), np.empty(depth)
     for k in range(depth):
         steps[k] = step(mean)
         if k == 0:
@@ -113,10 +117,12 @@ def scaled_walk_law(
             density = _normal(y - skip * mean, spread)
         else:
             before = np.concatenate(([1.0 - masses[k - 1].sum()], masses[k - 1]))
-            density = before @ kernel(ratios[k - 1], steps[k])
-        masses[k] = w * density
-        ratios[k] = masses[k] @ (y * y)
-        mean = float(masses[k] @ y) / math.sqrt(ratios[k])
+            density = before @ kernel(ratios[k - 1], steps[k], shifts[k - 1])
+        masses[k], shifts[k] = w * density, shift
+        first, second = float(masses[k] @ y), float(masses[k] @ (y * y))
+        ratios[k] = scale * scale * second + 2.0 * scale * shift * first + shift * shift
+        mean = (scale * first + shift) / math.sqrt(ratios[k])
+        shift /= math.sqrt(ratios[k])
     grown = np.cumsum(np.log(ratios))
     if branch_gradient is None:
         return ScaledWalkLaw(grown, None, None)
@@ -125,11 +131,12 @@ def scaled_walk_law(
     for k in range(depth - 1, -1, -1):
         alive = float(masses[k] @ value[1:])
         gradient[k] = math.log(alive + (1.0 - masses[k].sum()) * value[0]) + size
-        shared[k] = math.log(branch_gradient * alive) + size
+        returned = scale * scale * branch_gradient * alive
+        shared[k] = math.log(returned) + size
         if k == 0:
             break
-        kept = kernel(ratios[k - 1], steps[k]) @ (w * value[1:])
-        value = skip * skip * kept + branch_gradient * alive
+        kept = kernel(ratios[k - 1], steps[k], shifts[k - 1]) @ (w * value[1:])
+        value = (skip * scale) ** 2 * kept + returned
         largest = float(value.max())
         value, size = value / largest, size + math.log(largest)
     return ScaledWalkLaw(grown, gradient, shared)
