@@ -259,3 +259,11 @@ def test_bounds_grow_as_slopes_near_one(size: int) -> None:
     # An error e of the map moves its root by e/(1 - slope), and c itself has half a unit of rounding.
     found = th.fixed_point(layer(norm=th.group_norm(size)))
     assert found.bound >= 2.0**-54 / (1.0 - found.slope)
+
+
+def test_sampled_maps_are_iterated_until_they_settle() -> None:
+    # tanh and the pool are odd, so c = 0 stays; no closed form, hence RQMC.
+    found = th.fixed_point(layer(norm=th.group_norm(4, eps=0.1), activation=th.tanh))
+    assert "not converged" not in found.note
+    assert found.bound < 0.01
+    assert abs(found.gap - 1.0) <= 5.0 * found.bound
