@@ -642,3 +642,15 @@ def test_text_of_a_store_that_is_none(tmp_path: Path) -> None:
     path.write_bytes(content.replace(b"CREATE TABLE", b"CREATE\xa9TABLE", 1))
     with pytest.raises(th.StoreError, match="its text is none"):
         mc.Store(path)
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nan"])
+def test_a_scheduler_that_is_not_there_leaves_no_thread(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dask itself leaves its event loop behind, where the time runs out and where an address is none."""
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("montecarlo.execution._CONNECT_SECONDS", 0.5)
+    with pytest.raises(th.SpecificationError, match="client = "):
+        mc.simulate(NET, BATCH, width=8, replicates=2, client=address)
+    assert [thread.name for thread in threading.enumerate() if thread.name == "IO loop"] == []
