@@ -71,15 +71,13 @@ def pair_gradients(
     assert norm is not None
     size, depth = int(inputs.batch), network.depth
     squared, divisor = network.factors[1] ** 2, norm.divisor(batch=size, positions=1)
-    gaps, second = found.stream.gaps, np.exp(found.stream.log_second_moment)
+    # Second moments are the grid's: what all populations share would be no part of their spread.
+    gaps = np.vstack((np.full(found.stream.gaps.shape[1], start.gap), found.stream.gaps[:-1]))
     pairs = min(max(_STEPS // depth, 64), _MOST)
     length = math.sqrt(squared * divisor)
-    seen = np.vstack(
-        (np.full(gaps.shape[1], start.second_moment * start.gap), (second[:, None] * gaps)[:-1])
-    )
     returned = squared * branch_gradient(network, batch=size)
 
-    def law(paths: _Paths, seen: FloatArray, fine: int) -> FloatArray:
+    def law(paths: _Paths, gap: FloatArray, fine: int) -> FloatArray:
         found = sphere_step_walk(
             depth,
             dimensions=size - 1,
@@ -87,7 +85,7 @@ def pair_gradients(
             second_moment=start.second_moment,
             mean=start.mean,
             branch_gradient=returned,
-            coupling=Coupling(seen, paths.across),
+            coupling=Coupling(gap, paths.across),
             fine=fine,
         )
         return np.array([found.gradient, found.shared])
@@ -95,7 +93,7 @@ def pair_gradients(
     # Odd pools leave half-integer powers on the grid.
     fine, rough = 1 + size % 2, 0.0
     laws = []
-    for k, column in enumerate(seen.T):
+    for k, column in enumerate(gaps.T):
         rng = np.random.default_rng([seed, 2, k])
         paths = _Paths(rng, depth, pairs, size=size, length=length, start=start)
         laws.append(law(paths, column, fine))

@@ -54,12 +54,12 @@ _LARGEST_TABLE = 30_000_000
 class Coupling(NamedTuple):
     """What pools over samples change on the way back.
 
-    ``seen`` is what a block's branch sees in place of q; ``across(block, returned)`` is called from the
-    last block (index depth - 1) to the first with what the next one returned (0 behind the last), and
-    is taken from E[(1 - t^2) g^2] n/(n - 1).
+    ``gap`` is 1 - p/q of what each block's branch sees, which is q - p; ``across(block, returned)`` is
+    called from the last block (index depth - 1) to the first with what the next one returned (0 behind
+    the last), and is taken from E[(1 - t^2) g^2] n/(n - 1).
     """
 
-    seen: FloatArray
+    gap: FloatArray
     across: Callable[[int, float], float]
 
 
@@ -147,7 +147,7 @@ def sphere_step_walk(
     if centered:
         seen = seen - np.concatenate(([mean], first[:-1])) ** 2
     if coupling is not None:
-        seen = coupling.seen
+        seen = seen * coupling.gap
     with np.errstate(divide="ignore"):
         share = branch_gradient / seen
     # Two dimensions more: the weight 1 - t^2.
