@@ -451,9 +451,9 @@ def test_one_pair_is_fast(name: str, q: float, limit: float) -> None:
     activation = Activation(name=name)
     times = []
     for index in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         gaussian.pair_gap(activation, q, q, 0.3 + 1e-3 * index)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < limit
 
 

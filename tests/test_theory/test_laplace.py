@@ -278,11 +278,11 @@ def test_scale_does_not_matter():
 def test_thirty_two_samples_and_ten_layers_take_less_than_a_second():
     z = np.abs(np.random.default_rng(0).standard_normal((32, 64)))
     q, gap = oracle.inputs(z)
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(10):
         q, gap, _, error = forward(2.0 * q, gap, norm=batch_norm(), slopes=(1.0, 0.0))
         assert error < 1e-10
-    assert time.perf_counter() - start < 5.0  # 0.1 s on a quiet machine
+    assert time.process_time() - start < 5.0  # 0.1 s on a quiet machine
 
 
 @pytest.mark.parametrize("tiny", [1e-6, 1e-10, 1e-14])

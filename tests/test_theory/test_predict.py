@@ -358,9 +358,9 @@ def test_digits_sized_batch_is_fast() -> None:
     features = np.random.default_rng(1).random(size=(32, 64))
     net = feed_forward(10, norm=th.batch_norm())
     th.predict(net, th.from_data(features), backward=False)
-    start = time.perf_counter()
+    start = time.process_time()
     pred = th.predict(net, th.from_data(features), backward=False)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
     assert (pred.error["similarity"] < 1e-10).all()
 
 

@@ -81,9 +81,9 @@ def test_a_thousand_blocks_take_milliseconds() -> None:
     reflected_walk(1000)
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         reflected_walk(1000)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert min(seconds) < 0.02
 
 
