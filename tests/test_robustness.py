@@ -117,6 +117,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "numbers of hundreds of digits": (
         lambda: th.symbolic.fixed_point(th.Layer(weights=th.gaussian(weight_variance=5e-324))), "weight_variance"
     ),
+    "path is this folder": (lambda: mc.Store("."), "not a file"),
+    "loading this folder": (lambda: th.Prediction.load("."), "not a file"),
     "path is half a character": (lambda: mc.Store("\ud800"), "path"),
     "a scheduler of no address": (
         lambda: mc.simulate(NET, BATCH, width=8, replicates=2, client="$\\frac{$"), "client"
