@@ -68,3 +68,7 @@ def main() -> None:
             f"Error: cannot write the output: {error}; free space or write elsewhere.\n"
         )
         sys.exit(3)
+    finally:
+        # What is done is done: while Python ends, a late Ctrl-C would end it without a word.
+        if signal.getsignal(signal.SIGINT) is _interrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -117,6 +117,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "numbers of hundreds of digits": (
         lambda: th.symbolic.fixed_point(th.Layer(weights=th.gaussian(weight_variance=5e-324))), "weight_variance"
     ),
+    "path is this folder": (lambda: mc.Store("."), "not a file"),
+    "loading this folder": (lambda: th.Prediction.load("."), "not a file"),
     "path is half a character": (lambda: mc.Store("\ud800"), "path"),
     "a scheduler of no address": (
         lambda: mc.simulate(NET, BATCH, width=8, replicates=2, client="$\\frac{$"), "client"
@@ -516,8 +518,10 @@ def test_ctrl_c_before_a_command_begins_ends_in_a_sentence(
 
     monkeypatch.setattr("typer.core.TyperCommand.parse_args", interrupted)
     monkeypatch.setattr(sys, "argv", ["normcompass", "predict"])
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as end:
         entry.main()
+    signal.signal(signal.SIGINT, before)
     assert end.value.code == 130
     assert capsys.readouterr().err.startswith("Interrupted: ")
 
@@ -581,6 +585,26 @@ entry.main()
     assert (done.returncode, done.stdout) == (130, "imported\n")
     assert done.stderr == "Interrupted: nothing was begun.\n"
     assert time.monotonic() - begun < 20.0
+
+
+def test_ctrl_c_after_the_end_changes_nothing() -> None:
+    """While Python ends: its default would be to die of the signal, silently, after the whole output."""
+    code = """
+import atexit, os, signal
+from montecarlo import cli, entry
+cli.main = lambda: print("done")
+class Late:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+entry.late = Late()
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+entry.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
 def test_ctrl_c_in_the_making_of_a_dataclass_ends_with_130() -> None:

@@ -93,7 +93,7 @@ def file_path(argument: str, value: object) -> Path:
         raise out_of_domain(argument, value, "the path of a file", 'pass "runs.db", say')
     path = Path(value)
     try:
-        longest = max(len(os.fsencode(part)) for part in path.parts)
+        longest = max((len(os.fsencode(part)) for part in path.parts), default=0)  # of "."
     except UnicodeEncodeError:
         remedy = "half of a surrogate pair is no character"
         raise out_of_domain(argument, value, "the path of a file", remedy) from None
