@@ -44,6 +44,8 @@ LOST_GRADIENT = (
     "normalizer; use fewer layers, or predict(..., backward=False)"
 )
 
+_EPSILON = float(np.finfo(np.float64).eps)
+
 _LEFT_RANGE = (
     "the covariance left the range of floating-point numbers: samples have collapsed "
     "(1 - c below 1e-300) or the second moment ran away; use fewer layers, or bring eps nearer to 1"
@@ -304,7 +306,7 @@ def _affine(
         return Moments(a * a * q, gap, a * mean, errors), local
     new_q = a * a * q + 2.0 * a * b * mean + b * b
     # Zeros that phi moves to the shift's negative (tlu) are zeros again.
-    alive = new_q > 8.0 * np.finfo(float).eps * b * b
+    alive = new_q > 8.0 * _EPSILON * b * b
     size = np.where(alive, new_q, math.inf)
     inflation = float(np.max(a * a * q / size))
     elasticity = inflation
@@ -315,7 +317,16 @@ def _affine(
     else:
         new_q = np.where(alive, new_q, 0.0)
         q, root = np.broadcast_to(q, len(gap)), np.sqrt(np.broadcast_to(new_q, len(gap)))
-        distance = a * a * squared_distances(q, gap) - (root[:, None] - root[None, :]) ** 2
+        apart, before = np.subtract.outer(root, root), np.sqrt(q)
+        kept = a * a * squared_distances(q, gap)
+        distance = kept - apart**2
+        # Squared differences of lengths are known to the roundings of the lengths.
+        lost = a * a * np.abs(np.subtract.outer(before, before)) * before.max()
+        lost = (
+            4.0 * _EPSILON * (lost + np.abs(apart) * root.max() + np.where(apart != 0.0, kept, 0.0))
+        )
+        some = distance > 0.0
+        gap_error += float((lost[some] / distance[some]).max(initial=0.0))
         product = 2.0 * np.outer(root, root)
         new_gap = np.divide(distance, product, out=np.ones_like(product), where=product > 0.0)
         new_gap = np.clip(new_gap, 0.0, 2.0)

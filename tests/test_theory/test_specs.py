@@ -118,6 +118,15 @@ def test_data_inputs_do_not_follow_the_callers_array():
         (lambda: batch_norm(eps="1e-5"), "eps", "'1e-5'", "1e-5"),
         (lambda: batch_norm(ddof=2), "ddof", "2", "0 or 1"),
         (lambda: evonorm_b0(gate=math.inf), "gate", "inf", "v = 1"),
+        # Simulated as EvoNorm-S0 over positions before it was refused.
+        (
+            lambda: dataclasses.replace(
+                evonorm_b0(), pool=Pool(samples=True, positions=False, channels=1)
+            ),
+            "pool",
+            "positions=False",
+            "evonorm_b0()",
+        ),
         (
             lambda: dataclasses.replace(normalizers.rms_norm(), ddof=1),
             "ddof",

@@ -144,9 +144,11 @@ class Normalizer:
             )
         if self.denominator == "rms" and self.ddof != 0:
             raise out_of_domain("ddof", self.ddof, "0 with rms", "an rms has no mean to subtract")
-        if self.denominator == "evonorm_b0" and self.pool.channels != 1:
+        if self.denominator == "evonorm_b0" and (
+            self.pool.channels != 1 or not self.pool.positions
+        ):
             raise out_of_domain(
-                "channels", self.pool.channels, "1 for EvoNorm-B0", "it pools samples and positions"
+                "pool", self.pool, "one channel of all samples and positions", "use evonorm_b0()"
             )
 
     @property

@@ -131,8 +131,8 @@ def normalizers(
     centered, denominator, gate = True, "std", None
     if kind == "gate" and gates:
         centered, gate = False, draw(around_one(-2.0, 2.0))
-        if over_samples and draw(st.booleans()):
-            size, denominator = 1, "evonorm_b0"
+        if over_samples and positions is not False and draw(st.booleans()):
+            over_positions, size, denominator = True, 1, "evonorm_b0"
     else:
         centered, denominator = draw(st.booleans()), draw(st.sampled_from(["std", "rms"]))
     return Normalizer(
