@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from theory import dark_windows
+from theory.affine import affine
 from theory.errors import HypothesisError, NumericalError
 from theory.laws import only_rescales
 from theory.program import (
@@ -30,9 +31,7 @@ from theory.routes.base import is_scale_free, label
 from theory.routes.dispatch import select
 from theory.routes.grid import select_grid
 from theory.routes.spatial import SpatialRoute, select_spatial
-from theory.specs.activations import Activation
 from theory.states.base import Gradient, Moments, State
-from theory.states.full import squared_distances
 from theory.states.grid import Grid
 from theory.states.spatial import Spatial
 from theory.streams import Pull, Push, bind_stream_pull, bind_stream_push, scale_gradient
@@ -43,8 +42,6 @@ LOST_GRADIENT = (
     "the gradient left the range of floating-point numbers: samples have collapsed too far for this "
     "normalizer; use fewer layers, or predict(..., backward=False)"
 )
-
-_EPSILON = float(np.finfo(np.float64).eps)
 
 _LEFT_RANGE = (
     "the covariance left the range of floating-point numbers: samples have collapsed "
@@ -110,7 +107,7 @@ def bind_push(
             if op.norm is not None and op.norm.couples_samples and not op.norm.centered:
                 inherited = usable.gap_error
         moments = moments._replace(error=(local, gap_error))
-        moments, local = _affine(moments, op.activation, exponent, inherited)
+        moments, local = affine(moments, op.activation, exponent, inherited)
         _require_finite(moments)
         result = usable.rebuilt(moments, exponent=exponent, local_error=local)
         if rounds:
@@ -289,51 +286,6 @@ def _scales_through(op: NormAct) -> bool:
         return True
     bare = op.norm is None or op.norm.denominator == "none"
     return bare and op.activation.ray_slopes is not None
-
-
-def _affine(
-    moments: Moments, activation: Activation, exponent: int, inherited: float
-) -> tuple[Moments, float]:
-    """Moments of scale * base + shift, K' = a^2 K + a b (m_a + m_b) + b^2, and the local error.
-
-    For homogeneous bases q ~ Q and m ~ sqrt(Q) of the incoming Q, so that an inherited error is
-    multiplied by d log q'/d log Q = (a^2 q + a b m)/q'; the route's own is inflated by a^2 q/q'.
-    """
-    a, b = activation.scale, math.ldexp(activation.shift, -exponent)
-    q, gap, mean, (local, gap_error) = moments
-    if b == 0.0:
-        errors = (inherited + local, gap_error)
-        return Moments(a * a * q, gap, a * mean, errors), local
-    new_q = a * a * q + 2.0 * a * b * mean + b * b
-    # Zeros that phi moves to the shift's negative (tlu) are zeros again.
-    alive = new_q > 8.0 * _EPSILON * b * b
-    size = np.where(alive, new_q, math.inf)
-    inflation = float(np.max(a * a * q / size))
-    elasticity = inflation
-    if activation.ray_slopes is not None:
-        elasticity = float(np.max(np.abs(a * a * q + a * b * mean) / size))
-    if np.ndim(gap) == 0:
-        new_gap = a * a * q * gap / new_q
-    else:
-        new_q = np.where(alive, new_q, 0.0)
-        q, root = np.broadcast_to(q, len(gap)), np.sqrt(np.broadcast_to(new_q, len(gap)))
-        apart, before = np.subtract.outer(root, root), np.sqrt(q)
-        kept = a * a * squared_distances(q, gap)
-        distance = kept - apart**2
-        # Squared differences of lengths are known to the roundings of the lengths.
-        lost = a * a * np.abs(np.subtract.outer(before, before)) * before.max()
-        lost = (
-            4.0 * _EPSILON * (lost + np.abs(apart) * root.max() + np.where(apart != 0.0, kept, 0.0))
-        )
-        some = distance > 0.0
-        gap_error += float((lost[some] / distance[some]).max(initial=0.0))
-        product = 2.0 * np.outer(root, root)
-        new_gap = np.divide(distance, product, out=np.ones_like(product), where=product > 0.0)
-        new_gap = np.clip(new_gap, 0.0, 2.0)
-        np.fill_diagonal(new_gap, 0.0)
-    local *= max(inflation, 1.0)
-    errors = (elasticity * inherited + local, gap_error + abs(1.0 - elasticity) * inherited + local)
-    return Moments(new_q, new_gap, a * mean + b, errors), local
 
 
 def _require_finite(moments: Moments) -> None:

@@ -536,3 +536,26 @@ def test_every_layer_states_a_rounding_at_least(
     relative = prediction.error["gap"] / prediction.gap
     assert np.all(np.diff(relative) >= 2.0**-53)
     assert relative[0] >= 2.0**-53
+
+
+@pytest.mark.parametrize(
+    ("lengths", "depth"), [((1.0, 1.3), 20), ((1.0, 40.0), 400), ((0.7, 0.7 + 1e-9), 20)]
+)
+def test_weight_norm_of_samples_of_unlike_length(lengths: tuple[float, float], depth: int) -> None:
+    """Lengths part by 10^78; the smaller one's cosine was 1 or -1 by cancellation."""
+    layer = th.zoo["WN"]
+    rows = np.array([[1.0, 0.0], [0.6, 0.8]]) * np.array(lengths)[:, None]
+    pred = th.predict(th.FeedForward(layer, depth=depth), th.from_data(rows), backward=False)
+    with mpmath.workdps(120):
+        a, b = mpmath.mpf(layer.activation.scale), mpmath.mpf(layer.activation.shift)
+        x = mpmath.matrix(rows.tolist())
+        p, q, r = (sum(x[i, k] * x[j, k] for k in (0, 1)) / 2 for i, j in ((0, 0), (1, 1), (0, 1)))
+        for _ in range(depth):
+            c = r / mpmath.sqrt(p * q)
+            dual = (mpmath.sqrt(1 - c * c) + c * (mpmath.pi - mpmath.acos(c))) / mpmath.pi
+            m, n = mpmath.sqrt(p / (2 * mpmath.pi)), mpmath.sqrt(q / (2 * mpmath.pi))
+            r = a * a * mpmath.sqrt(p * q) * dual / 2 + a * b * (m + n) + b * b
+            p, q = (a * a * v / 2 + 2 * a * b * w + b * b for v, w in ((p, m), (q, n)))
+        exact = float(1 - r / mpmath.sqrt(p * q))
+    assert pred.error["gap"][-1] < 1e-7 * exact
+    assert abs(pred.gap[-1] - exact) <= pred.error["gap"][-1]
