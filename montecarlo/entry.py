@@ -9,6 +9,12 @@ import sys
 __all__ = ["main"]
 
 _MOMENT = 0.05
+_SWALLOWING = (
+    "<frozen importlib",
+    f"{os.sep}numba{os.sep}",
+    f"{os.sep}llvmlite{os.sep}",
+    f"{os.sep}weakref.py",
+)
 
 
 class _Interrupt(KeyboardInterrupt):
@@ -20,9 +26,14 @@ class _Interrupt(KeyboardInterrupt):
 
 
 def _interrupt(_: int, frame: object) -> None:
-    """Raise, but not in the middle of an import, where a library may catch it and go on: a moment later."""
+    """Raise, but not where it may be caught by somebody who goes on: a moment later.
+
+    That is while something is imported, compiled or finalized: libraries catch everything in imports, and
+    Python drops what a finalizer or a callback from C raises, with a traceback.
+    """
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):  # type: ignore[attr-defined]
+        code = frame.f_code  # type: ignore[attr-defined]
+        if code.co_name == "__del__" or any(place in code.co_filename for place in _SWALLOWING):
             from threading import Timer
 
             later = Timer(_MOMENT, _again)

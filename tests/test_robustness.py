@@ -587,6 +587,31 @@ entry.main()
     assert time.monotonic() - begun < 20.0
 
 
+def test_ctrl_c_in_a_finalizer_is_not_dropped() -> None:
+    """Python would print that it ignores the exception, and go on."""
+    code = """
+import os, signal, time
+from montecarlo import cli, entry
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+def run():
+    late = Finalized()
+    del late
+    time.sleep(30)
+    print("not heard")
+cli.main = run
+entry.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "Interrupted: nothing was begun.\n"
+
+
 def test_ctrl_c_after_the_end_changes_nothing() -> None:
     """While Python ends: its default would be to die of the signal, silently, after the whole output."""
     code = """
