@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from montecarlo.observables import BRANCH_GRADIENT, OBSERVABLES
 from theory.errors import StoreError, brief, out_of_domain
-from theory.specs._check import file_path
+from theory.specs._arrays import require_unmasked
+from theory.specs._check import file_path, writable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +47,7 @@ class Estimate:
     @classmethod
     def of(cls, samples: FloatArray) -> Estimate:
         """mean = sum x_r / n, sem = sqrt(sum (x_r - mean)^2 / (n (n - 1))), over the first axis."""
+        require_unmasked("samples", samples)
         try:
             samples = np.asarray(samples)
         except ValueError:
@@ -214,7 +216,7 @@ class Simulation:
         StoreError
             The files cannot be written.
         """
-        target, arrays = _files(path)
+        target, arrays = map(writable, _files(path))
         try:
             self._write(target, arrays)
         except OSError as error:

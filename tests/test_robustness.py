@@ -34,6 +34,7 @@ from theory.forecast import announce, in_words, paced
 
 ROOT = Path(__file__).parents[1]
 ARRAY = np.ones((2, 3))
+MASKED = np.ma.array([[1.0, 2.0], [2.0, 1e9]], mask=[[False, False], [False, True]])
 SIMULATION = mc.simulate(NET, BATCH, width=8, replicates=2, workers=1)
 GRID = mc.simulate_many({"GN": NET}, BATCH, widths=[8, 16, 32], replicates=2, workers=1)
 PREDICTION = th.predict(NET, BATCH)
@@ -123,6 +124,16 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a scheduler of no address": (
         lambda: mc.simulate(NET, BATCH, width=8, replicates=2, client="$\\frac{$"), "client"
     ),
+    "masked features": (lambda: th.from_data(MASKED), "masked"),
+    "masked covariance": (lambda: th.from_covariance(np.ma.array(np.eye(2), mask=np.eye(2))), "masked"),
+    "masked images": (lambda: th.images(np.ma.array(np.ones((2, 1, 3, 3)), mask=True)), "masked"),
+    "masked images, measured": (
+        lambda: th.exchangeable_from_data(np.ma.array(np.ones((2, 1, 3, 3)), mask=True)), "masked"
+    ),
+    "masked correlations": (
+        lambda: th.correlation_map(NET, np.ma.array([0.0, 0.5], mask=[True, False])), "masked"
+    ),
+    "masked samples": (lambda: mc.Estimate.of(MASKED), "masked"),
     "affine is an array": (lambda: th.testing.activations(affine=np.eye(2)), "affine"),
     "width of 5e-324": (lambda: FIT.at(5e-324), "width"),
     "label is half a character": (lambda: FIT.plot(label="ä☃\udcff"), "label"),
@@ -156,6 +167,18 @@ def test_refused_in_a_sentence(name: str) -> None:
     with pytest.raises(NormcompassError, match=word) as caught:
         call()
     assert 30 < len(str(caught.value)) < 1500
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["pipe.json", "pipe.npz"])
+@pytest.mark.parametrize("result", [PREDICTION, SIMULATION], ids=lambda r: type(r).__name__)
+def test_a_pipe_that_nobody_reads_is_not_waited_for(
+    tmp_path: Path, result: th.Prediction | mc.Simulation, name: str
+) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(th.StoreError, match="it is a pipe; name a file"):
+        result.save(tmp_path / "pipe.json")
 
 
 def test_networks_that_died_have_an_infinite_error() -> None:

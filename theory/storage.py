@@ -14,7 +14,7 @@ from theory.regimes import Regime
 from theory.results import Prediction
 from theory.routes.positions_spectrum import PositionSpectrum
 from theory.specs import serialize
-from theory.specs._check import file_path
+from theory.specs._check import file_path, writable
 from theory.states.base import Observables
 from theory.states.exchangeable import Exchangeable
 from theory.states.full import Full
@@ -45,7 +45,8 @@ def save_prediction(prediction: Prediction, path: str | Path) -> None:
     path
         Name of the JSON file; its folder must exist.
     """
-    path = file_path("path", path)
+    path = writable(file_path("path", path))
+    writable(path.with_suffix(".npz"))
     regime = dataclasses.asdict(prediction.regime)
     regime["rank"] = repr(float(regime["rank"]))
     document = {

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
 
-__all__ = ["ArrayInputs", "frozen", "numeric", "require_nonzero"]
+__all__ = ["ArrayInputs", "frozen", "numeric", "require_nonzero", "require_unmasked"]
 
 FloatArray = NDArray[np.float64]
 
@@ -35,6 +35,7 @@ class ArrayInputs:
 
 def numeric(argument: str, value: Any) -> FloatArray:
     """``value`` as a finite float64 array, else raise SpecificationError."""
+    require_unmasked(argument, value)
     try:
         raw = np.asarray(value)
         if raw.dtype.kind not in "biuf":
@@ -47,6 +48,14 @@ def numeric(argument: str, value: Any) -> FloatArray:
             argument, "an array with NaN or inf", "finite", "drop or impute those samples"
         )
     return array
+
+
+def require_unmasked(argument: str, value: Any) -> None:
+    """Raise SpecificationError if entries are masked: np.asarray would take what the mask hides."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise out_of_domain(
+            argument, "a masked array", "without masked entries", "drop or impute those samples"
+        )
 
 
 def frozen(array: FloatArray) -> FloatArray:

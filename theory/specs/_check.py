@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from theory.errors import out_of_domain
+from theory.errors import StoreError, out_of_domain
 
 # Layers or blocks: beyond, not even one number each fits into memory.
 DEEPEST = 10**9
@@ -28,6 +28,7 @@ __all__ = [
     "real",
     "samples",
     "text",
+    "writable",
 ]
 
 
@@ -101,6 +102,13 @@ def file_path(argument: str, value: object) -> Path:
         raise out_of_domain(
             argument, value, "the path of a file", "no name is longer than 255 bytes"
         )
+    return path
+
+
+def writable(path: Path) -> Path:
+    """Return ``path``, else raise StoreError: to open a pipe would wait until somebody reads it."""
+    if path.is_fifo():
+        raise StoreError(f"cannot write {path}: it is a pipe; name a file")
     return path
 
 

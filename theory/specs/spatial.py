@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import out_of_domain
+from theory.specs._arrays import require_unmasked
 from theory.specs._check import LARGEST, integer, real, samples
 
 __all__ = ["SpatialInputs", "exchangeable_from_data", "position_shape"]
@@ -171,6 +172,7 @@ def exchangeable_from_data(features: Any) -> SpatialInputs:
     SpecificationError
         Not a finite real array of that shape, or all (nearly) zero.
     """
+    require_unmasked("features", features)
     try:
         array = np.asarray(features)
     except ValueError:
