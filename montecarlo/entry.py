@@ -55,8 +55,18 @@ def _again() -> None:
         interrupt_main()
 
 
+def _reopen() -> None:
+    """Streams that the shell closed (>&-) lead nowhere: their numbers must not become those of files."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
 def main() -> None:
     """Import the command line, which takes a second or two, and run it."""
+    _reopen()
     try:
         # Behind nohup Ctrl-C is ignored, and stays so.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

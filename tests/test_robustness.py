@@ -679,6 +679,16 @@ def test_a_full_disk_behind_standard_output(tmp_path: Path) -> None:
     assert "No space left" in done.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell that closes streams")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("norm", "status"), [("BN", 0), ("nonsense", 2)])
+def test_closed_streams_change_no_exit_status(closed: str, norm: str, status: int) -> None:
+    command = f"{sys.executable} -m montecarlo predict --norm {norm} --depth 2 {closed}"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+
+
 def test_damaged_files_are_read_whole_or_refused(tmp_path: Path) -> None:
     """Single bits, bytes, ends: a sentence, or what was saved up to text that means nothing to numbers."""
     make_whole(tmp_path / "whole")
