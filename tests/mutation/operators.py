@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import ast
 import copy
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 OPERATORS = ("sign", "factor 2", "dropped term", "N and N-1", "kappa", "index", "square root")
 
@@ -41,12 +42,15 @@ class Mutant:
     after: str
     statement: str
     source: str
+    # Which one, from 1, of those that read the same.
+    occurrence: int = 1
 
     @property
     def key(self) -> str:
         """What identifies it while lines move."""
         where = " ".join(self.statement.split())
-        return f"{self.path}:{self.function}: {where}: {self.before} -> {self.after}"
+        again = f" ({self.occurrence})" if self.occurrence > 1 else ""
+        return f"{self.path}:{self.function}: {where}: {self.before} -> {self.after}{again}"
 
 
 def mutants(path: str, source: str) -> list[Mutant]:
@@ -59,7 +63,13 @@ def mutants(path: str, source: str) -> list[Mutant]:
             before, after = ast.unparse(node), ast.unparse(changed)
             line = lines[node.lineno - 1]
             found.append(Mutant(path, function, node.lineno, operator, before, after, line, text))
-    return list({(m.line, m.operator, m.source): m for m in found}.values())
+    different = {(m.line, m.operator, m.source): m for m in found}.values()
+    seen: Counter[str] = Counter()
+    numbered = []
+    for mutant in different:
+        seen[mutant.key] += 1
+        numbered.append(replace(mutant, occurrence=seen[mutant.key]))
+    return numbered
 
 
 def _expressions(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
