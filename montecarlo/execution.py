@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.resource_tracker
 import os
+import random
 import signal
 import sys
 import threading
@@ -257,11 +258,15 @@ def _session(client: Any) -> Iterator[Any]:
                 self._loop_runner.stop()
                 raise
 
+    # Dask draws how long it waits between attempts from the user's generator.
+    drawn = random.getstate()
     try:
         session = Session(client, timeout=_CONNECT_SECONDS, set_as_default=False)
     except Exception as error:  # besides OSError and ValueError, assertions and tls without keys
         remedy = "start a scheduler with `dask scheduler`, or check host and port"
         raise out_of_domain("client", client, domain, remedy) from error
+    finally:
+        random.setstate(drawn)
     with contextlib.closing(session):
         yield session
 

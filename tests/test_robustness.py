@@ -727,12 +727,14 @@ def test_text_of_a_store_that_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nan"])
-def test_a_scheduler_that_is_not_there_leaves_no_thread(
+def test_a_scheduler_that_is_not_there_leaves_no_trace(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dask itself leaves its event loop behind, where the time runs out and where an address is none."""
+    """Dask itself leaves its event loop behind, and draws from the user's generator how long it waits."""
     pytest.importorskip("distributed")
     monkeypatch.setattr("montecarlo.execution._CONNECT_SECONDS", 0.5)
+    drawn = random.getstate()
     with pytest.raises(th.SpecificationError, match="client = "):
         mc.simulate(NET, BATCH, width=8, replicates=2, client=address)
     assert [thread.name for thread in threading.enumerate() if thread.name == "IO loop"] == []
+    assert random.getstate() == drawn
