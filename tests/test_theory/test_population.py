@@ -494,3 +494,17 @@ def test_budget(norm: th.Normalizer, batch: int, depth: int, bound: float) -> No
     assert within(found.stream.second_moment_error, bound)
     # Of the norm: half of the square's.
     assert within(0.5 * found.gradient.second_moment_error, 2.0 * bound)
+
+
+@pytest.mark.parametrize("order", ["post_norm", "deep_norm", "sandwich", "post_activation"])
+@pytest.mark.parametrize("pair", ["GN(2)", "BN of two samples"])
+def test_pools_of_two_return_no_gradient(order: Any, pair: str) -> None:
+    """N(h) = +-1 is locally constant: exactly zero, where roundings over 1/R stood before."""
+    norm = th.group_norm(2) if pair == "GN(2)" else th.batch_norm()
+    network = Residual(Layer(norm=norm), depth=3, order=order)
+    found = th.predict(network, th.exchangeable(batch=2, correlation=0.5))
+    assert found.regime.status == "degenerate"
+    assert found.branch_gradient_norm.tolist() == [0.0] * 3
+    assert np.all(found.error["branch_gradient_norm"] == 0.0)
+    if order in ("post_norm", "deep_norm"):
+        assert found.gradient_norm.tolist() == [0.0, 0.0, 1.0]

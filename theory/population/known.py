@@ -3,7 +3,7 @@ r"""What is known of a stream that is not Gaussian without a population, beside 
 walk
     relu(a x + b N(W x)): moments and gradients of one channel with the steps of a unit Gaussian (LN,
     RMSNorm), of a sphere's coordinate (GN), or in proportion to the stream (no normalizer); with BN
-    moments.
+    moments (gradients: ``pair_paths``).
 closed form
     a x + b N(F(x)), whatever the law of x: N(F(x)) is uncorrelated with x and E[N^2] = D/N_pool, so
     q' = a^2 q + b^2 D/N_pool; what BN adds has no mean over samples, so that q - p gains B/(B-1) of it.

@@ -107,6 +107,9 @@ def pullback(op: NormAct, tape: Tape, gradient: Population) -> Population:
         return Population(_pooled(norm, _project, g) if has_finite_pool(norm) else g, exponent)
     if tape.numerator is not None:
         assert tape.quadratic is not None
+        if _two_values(norm, batch=g.shape[1]):
+            # Roundings over 1/R would be left.
+            return Population(np.zeros_like(g), exponent - tape.exponent)
         pooled_sum = _pooled(norm, _sum, tape.numerator * g)
         divisor = norm.divisor(batch=g.shape[1], positions=1)
         if norm.centered:
@@ -155,6 +158,12 @@ def _normalize(
 def has_finite_pool(norm: Normalizer) -> bool:
     """Whether statistics are those of a few activations, not numbers of the layer."""
     return norm.pool.samples or norm.pool.channels != math.inf
+
+
+def _two_values(norm: Normalizer, *, batch: int) -> bool:
+    """Whether N(h) = +-c, which no small change of h moves: a form of rank 1 at eps = 0."""
+    alone = norm.centered or norm.denominator == "rms"
+    return alone and norm.eps == 0.0 and norm.rank(batch=batch, positions=1) == 1
 
 
 def _pooled(norm: Normalizer, what: Callable[[Array, int], Array], values: Array) -> Array:

@@ -3,8 +3,9 @@ r"""When one channel of a stream is a reflected walk: relu(a x + b N(W x)) with 
 Normalizers that divide by one number of the layer (LN, RMSNorm) leave W x a unit Gaussian at eps = 0:
 the channel's law needs no population.  From x_0 = 0 Spitzer's identity gives it, else its density on a
 grid.  Behind finite pools (GN, BN) N(W x) is uniform on a sphere and steps are its coordinates; without
-a normalizer they grow with the stream.  Gradients of BN see all samples of a channel at once and are
-left to populations.  So are two samples jointly: their walks agree the more the closer they are.
+a normalizer they grow with the stream.  Gradients of BN see all samples of a channel at once: the grid
+gives one sample's part, ``pair_paths`` what two share.  Two samples jointly are left to populations:
+their walks agree the more the closer they are.
 """
 
 from __future__ import annotations
