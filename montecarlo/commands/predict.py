@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from montecarlo.commands.output import (
     SHOWN,
@@ -19,6 +21,9 @@ from theory.specs.inputs import Inputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
 from theory.specs.serialize import to_dict
+
+if TYPE_CHECKING:
+    from theory.results import Prediction
 
 __all__ = ["predict"]
 
@@ -73,10 +78,23 @@ def predict(
     else:
         cells = {name: [f"{v:.6g}" for v in columns[name]] for name in SHOWN if name in columns}
         print_layers(f"{prediction.label}, predicted", cells)
+        screen().print(_evidence(prediction, list(cells)), highlight=False, markup=False)
         screen().print(prediction.regime.reason, style="dim", highlight=False, markup=False)
         for what, law in laws.items():
             text = f"Growth with depth, {what}: {law['law']} ({law['route']})"
             screen().print(text, highlight=False, markup=False)
+
+
+def _evidence(prediction: Prediction, names: list[str]) -> str:
+    """``By closed form: second moment (error 1e-15)``, the largest relative errors of all layers."""
+    by_route: dict[str, list[str]] = {}
+    for name in names:
+        value, error = np.abs(getattr(prediction, name)), prediction.error[name]
+        known = np.isfinite(error) & (value > 0.0)
+        worst = float((error[known] / value[known]).max(initial=0.0))
+        routes = " or ".join(dict.fromkeys(prediction.route[name]))
+        by_route.setdefault(routes, []).append(f"{name.replace('_', ' ')} (error {worst:.1g})")
+    return "; ".join(f"By {route}: {', '.join(found)}" for route, found in by_route.items())
 
 
 def _laws(network: Network, inputs: Inputs) -> dict[str, dict[str, Any]]:

@@ -69,6 +69,18 @@ class TestPredict:
         assert document["kind"] == "prediction"
         assert document["provenance"]["network_key"] == expected.provenance["network_key"]
 
+    def test_tables_say_where_their_numbers_come_from(self, run):
+        options = ("--norm", "GN(8)", "--residual", "sandwich", "--depth", "2", "--batch", "8")
+        status, out, _ = run("predict", *options)
+        assert status == 0
+        said = " ".join(out.split())
+        found = re.search(r"By population: .*?similarity \(error ([0-9e.-]+)\)", said)
+        net = th.Residual(th.Layer(norm=th.group_norm(8)), depth=2, order="sandwich")
+        pred = th.predict(net, th.exchangeable(batch=8, correlation=0.5))
+        worst = (pred.error["similarity"] / np.abs(pred.similarity)).max()
+        assert float(found[1]) == pytest.approx(worst, rel=0.5)
+        assert "By closed form: second moment (error" in said
+
     def test_infinite_numbers_are_null(self, run):
         status, out, _ = run("predict", "--norm", "GN(3)", "--depth", "2", "--json")
         assert status == 0
