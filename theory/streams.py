@@ -227,7 +227,8 @@ def scale_gradient(gradient: Gradient, square: float) -> Gradient:
         # Written out: deep exchangeable networks spend their time here.
         same = square * value[0]
         if SMALL < same < LARGE:
-            return Gradient((same, square * value[1]), exponent, error)
+            # NamedTuple's own constructor takes twice the time.
+            return tuple.__new__(Gradient, ((same, square * value[1]), exponent, error, 0.0))
     value = _times(value, square)
     largest = value[0] if type(value) is tuple else float(np.abs(value).max())
     if not SMALL < largest < LARGE and 0.0 < largest < math.inf:
