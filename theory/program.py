@@ -40,6 +40,7 @@ __all__ = [
     "Observe",
     "Operation",
     "Scale",
+    "branch_operations",
     "lower",
     "plain_activation",
 ]
@@ -220,3 +221,11 @@ def _map(weights: Weights, layer: Layer) -> Linear | Conv:
     if layer.kernel == 1 and layer.stride == 1:
         return Linear(weights, layer.channels)
     return Conv(weights, layer.kernel, layer.padding, layer.stride, layer.channels)
+
+
+def branch_operations(network: Network) -> list[Linear | NormAct]:
+    """Maps and layers between Fork and Merge of the first block of a residual network."""
+    ops = lower(network)
+    fork = next(k for k, op in enumerate(ops) if isinstance(op, Fork))
+    merge = next(k for k, op in enumerate(ops) if isinstance(op, Merge))
+    return [op for op in ops[fork + 1 : merge] if isinstance(op, Linear | NormAct)]

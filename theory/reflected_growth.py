@@ -95,8 +95,7 @@ def _scaled(network: Residual, branch: Branch) -> ScaledWalk:
     """Rates per block without a normalizer."""
     skip, factor = network.factors
     activation = network.layer.activation
-    reflects = (activation.name, activation.ray_slopes) == ("relu", (1.0, 0.0))
-    if not reflects or not activation.scale > 0.0 or network.scales:
+    if activation.base != relu or activation.scale <= 0.0 or network.scales:
         raise HypothesisError(
             "post-activation streams without a normalizer have a derived law with relu (scaled and "
             "shifted, maybe) and no scales; follow others as a population"

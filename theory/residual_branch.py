@@ -10,7 +10,7 @@ import numpy as np
 from theory.errors import HypothesisError
 from theory.growth import FAR
 from theory.operators import bind_pull, bind_push
-from theory.program import Fork, Linear, Merge, NormAct, lower
+from theory.program import Fork, Linear, Merge, NormAct, branch_operations, lower
 from theory.specs.residual import Residual
 from theory.states.base import Gradient
 from theory.states.exchangeable import Exchangeable
@@ -27,11 +27,11 @@ class Branch:
     def __init__(self, network: Residual, batch: float) -> None:
         one = dataclasses.replace(network, depth=1, scales=(), stem=None)
         # DeepNorm's constants belong to the true depth.
-        ops = lower(network if network.order == "deep_norm" else one)
-        start = next(k for k, op in enumerate(ops) if isinstance(op, Fork))
+        lowered = network if network.order == "deep_norm" else one
+        ops = lower(lowered)
         end = next(k for k, op in enumerate(ops) if isinstance(op, Merge))
         rest = next((k for k, op in enumerate(ops[end:]) if isinstance(op, Fork)), len(ops) - end)
-        self.ops = [op for op in ops[start:end] if isinstance(op, Linear | NormAct)]
+        self.ops = branch_operations(lowered)
         self.after = [op for op in ops[end : end + rest] if isinstance(op, NormAct)]
         self.batch = batch
         self.scale = _feedback(network)

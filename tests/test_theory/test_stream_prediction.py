@@ -340,3 +340,19 @@ def test_two_samples_of_batch_norm_pass_gradients_over_the_skip() -> None:
 def test_refusals(network: th.Residual, inputs: Any, message: str) -> None:
     with pytest.raises(th.HypothesisError, match=message):
         th.predict(network, inputs)
+
+
+def test_relu_that_bends_beside_zero_does_not_reflect_there() -> None:
+    """tlu(0.5) - 0.5 = relu(x - 0.5) has neither scale nor shift, and was taken for relu."""
+    bent = th.tlu(0.5).affine(shift=-0.5)
+    net = th.Residual(
+        th.Layer(norm=th.layer_norm(), activation=bent), depth=4, order="post_activation"
+    )
+    pred = th.predict(net, th.exchangeable(batch=4, correlation=0.3))
+    rng, draws = np.random.default_rng(0), 400_000
+    x = rng.standard_normal(draws)
+    for layer in range(4):
+        x = np.maximum(x + rng.standard_normal(draws) - 0.5, 0.0)
+        sem = (x**2).std() / math.sqrt(draws)
+        far = abs(pred.second_moment[layer] - (x**2).mean())
+        assert far < 5.0 * (sem + pred.error["second_moment"][layer])

@@ -24,8 +24,7 @@ from theory.operators import bind_push
 from theory.population.known import Known
 from theory.population.result import PopulationResult, averaged, relative_error
 from theory.population.spheres import initial
-from theory.population.walks import branch_operations
-from theory.program import Linear, NormAct
+from theory.program import Linear, NormAct, branch_operations
 from theory.specs.inputs import ExchangeableInputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from theory.operators import bind_pull, bind_push
 from theory.population.masks import tangential_trace
 from theory.population.spheres import initial
-from theory.program import Fork, Linear, Merge, NormAct, Observe, lower, plain_activation
+from theory.program import Linear, NormAct, branch_operations, plain_activation
 from theory.routes.random_flight import flight_fits, random_flight
 from theory.specs.activations import identity
 from theory.specs.inputs import ExchangeableInputs
@@ -113,16 +113,12 @@ def flight_law(network: Residual, inputs: ExchangeableInputs) -> FlightLaw:
 
 def behind(network: Residual) -> list[Linear | NormAct]:
     """The operations of a branch behind its first N and before its last."""
-    ops = lower(network)
-    fork = next(k for k, op in enumerate(ops) if isinstance(op, Fork))
-    merge = next(k for k, op in enumerate(ops) if isinstance(op, Merge))
-    body = [op for op in ops[fork + 1 : merge] if not isinstance(op, Observe)]
-    first = body[0]
+    first, *body, last = branch_operations(network)
     assert isinstance(first, NormAct)
     assert first.norm == network.layer.norm
-    assert body[-1] == NormAct(network.layer.norm, identity)
+    assert last == NormAct(network.layer.norm, identity)
     entered = [] if first.activation == identity else [plain_activation(first.activation)]
-    return entered + [op for op in body[1:-1] if isinstance(op, Linear | NormAct)]
+    return [*entered, *body]
 
 
 def _returned(

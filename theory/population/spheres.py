@@ -18,7 +18,7 @@ from theory.operators import bind_pull, bind_push
 from theory.population.masks import tangential_trace
 from theory.population.result import averaged
 from theory.population.sphere_pairs import lattice, lattice_normals, pair_step, relu_gap
-from theory.program import Fork, Linear, Merge, NormAct, Observe, lower
+from theory.program import Linear, NormAct, branch_operations
 from theory.routes.sphere_walk import SphereStep, sphere_step
 from theory.specs.activations import identity
 from theory.specs.inputs import ExchangeableInputs
@@ -84,11 +84,7 @@ class Sphere:
         self.factors = network.factors
         self.one_map = network.maps == 1
         self.activation = network.layer.activation
-        ops = lower(network)
-        fork = next(k for k, op in enumerate(ops) if isinstance(op, Fork))
-        merge = next(k for k, op in enumerate(ops) if isinstance(op, Merge))
-        body = [op for op in ops[fork + 1 : merge] if not isinstance(op, Observe)]
-        self.ops = [op for op in body if isinstance(op, Linear | NormAct)]
+        self.ops = branch_operations(network)
 
     @property
     def settled(self) -> Exchangeable:

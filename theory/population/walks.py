@@ -18,12 +18,12 @@ import numpy as np
 from theory.errors import HypothesisError
 from theory.laws import only_rescales
 from theory.operators import bind_pull, bind_push
-from theory.program import Fork, Linear, Merge, NormAct, lower
+from theory.program import NormAct, branch_operations
 from theory.routes.reflected_walk import reflected_walk
 from theory.routes.scaled_walk_law import ScaledWalkLaw, scaled_walk_law
 from theory.routes.sphere_step_walk import sphere_step_walk
 from theory.routes.walk_density import WalkLaw, walk_law
-from theory.specs.activations import Activation, identity
+from theory.specs.activations import identity, relu
 from theory.specs.inputs import ExchangeableInputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
@@ -34,7 +34,6 @@ __all__ = [
     "REFLECTED_WALK",
     "WALK_DENSITY",
     "branch_gradient",
-    "branch_operations",
     "nf_scales",
     "scaled",
     "scaled_refusal",
@@ -60,7 +59,7 @@ def walk_refusal(network: Network, inputs: ExchangeableInputs) -> str | None:
     if not isinstance(network, Residual) or network.order != "post_activation":
         return "only post-activation streams are reflected"
     activation, norm = network.layer.activation, network.layer.norm
-    if not _reflects(activation):
+    if activation != relu:
         return f"{activation.name} does not reflect a walk at 0"
     if norm is None or norm.eps != 0.0 or not only_rescales(NormAct(norm, identity)):
         name = "no normalizer" if norm is None else norm.name
@@ -97,7 +96,7 @@ def sphere_steps_refusal(network: Network, inputs: ExchangeableInputs) -> str | 
     if not isinstance(network, Residual) or network.order != "post_activation":
         return "only post-activation streams are reflected"
     activation, norm = network.layer.activation, network.layer.norm
-    if not _reflects(activation):
+    if activation != relu:
         return f"{activation.name} does not reflect a walk at 0"
     if norm is None or norm.eps != 0.0 or norm.gate is not None or norm.denominator != "std":
         return "steps that are not on a sphere"
@@ -148,7 +147,7 @@ def scaled_refusal(network: Network) -> str | None:
     if not isinstance(network, Residual) or network.order != "post_activation":
         return "only post-activation streams are reflected"
     activation = network.layer.activation
-    if (activation.name, activation.ray_slopes) != ("relu", (1.0, 0.0)) or activation.scale <= 0.0:
+    if activation.base != relu or activation.scale <= 0.0:
         return f"{activation.name} does not reflect a walk"
     if activation.shift != 0.0 and network.maps != 1:
         return "a shift inside the branch is no multiple of the stream"
@@ -192,7 +191,7 @@ def nf_scales(network: Residual, inputs: ExchangeableInputs) -> tuple[float, ...
         Rows are centered (steps follow the mean), or the walk does not fit on its grid.
     """
     refusal = scaled_refusal(dataclasses.replace(network, scales=()))
-    if refusal is None and not _reflects(network.layer.activation):
+    if refusal is None and network.layer.activation != relu:
         refusal = "the walk's grid is that of relu without scale and shift"
     if refusal is None and network.weights.centered:
         refusal = "weights with centered rows make steps follow the stream's mean"
@@ -211,10 +210,6 @@ def nf_scales(network: Residual, inputs: ExchangeableInputs) -> tuple[float, ...
     )
     seen = np.concatenate(([start.second_moment], law.second_moment[:-1]))
     return tuple((1.0 / np.sqrt(seen)).tolist())
-
-
-def _reflects(activation: Activation) -> bool:
-    return activation.name == "relu" and activation.scale == 1.0 and activation.shift == 0.0
 
 
 def _start(network: Residual, inputs: ExchangeableInputs) -> Exchangeable:
@@ -238,11 +233,3 @@ def branch_gradient(network: Residual, *, batch: float = 2) -> float:
     for op, state in reversed(passed):
         gradient = bind_pull(op, state)[0](state, gradient)
     return math.ldexp(gradient.value[0], 2 * gradient.exponent)
-
-
-def branch_operations(network: Residual) -> list[Linear | NormAct]:
-    """The operations between Fork and Merge of the first block."""
-    ops = lower(network)
-    fork = next(k for k, op in enumerate(ops) if isinstance(op, Fork))
-    merge = next(k for k, op in enumerate(ops) if isinstance(op, Merge))
-    return [op for op in ops[fork + 1 : merge] if isinstance(op, Linear | NormAct)]
