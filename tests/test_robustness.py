@@ -549,6 +549,14 @@ def test_ctrl_c_before_a_command_begins_ends_in_a_sentence(
     assert capsys.readouterr().err.startswith("Interrupted: ")
 
 
+def _heard(code: str) -> subprocess.CompletedProcess[str]:
+    """Run the program, which a Ctrl-C of its own reaches whatever the tests were started behind."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no signal masks")
 def test_ctrl_c_while_workers_start_is_heard_once_they_run() -> None:
     """Not lost, not seen by the workers, nothing said by joblib; mask and handler as before."""
@@ -575,10 +583,7 @@ if __name__ == "__main__":
         print("heard")
     print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, mask(0))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    done = _heard(code)
     assert done.stdout.split("\n")[:-1] == ["{(2,)}", "started", "heard", "True []"], done.stderr
     assert done.stderr == ""
 
@@ -627,10 +632,7 @@ def run():
 cli.main = run
 entry.main()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    done = _heard(code)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "Interrupted: nothing was begun.\n"
 
@@ -648,10 +650,7 @@ entry.late = Late()
 atexit.register(os.kill, os.getpid(), signal.SIGINT)
 entry.main()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    done = _heard(code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
@@ -663,10 +662,7 @@ from montecarlo import cli, entry
 cli.main = lambda: exec("import os, signal; os.kill(os.getpid(), signal.SIGINT)\\nfor _ in range(10**9): pass")
 entry.main()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    done = _heard(code)
     assert (done.returncode, done.stderr) == (130, "Interrupted: nothing was begun.\n")
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from theory.errors import HypothesisError, NumericalError
 from theory.program import Fork, Merge, Scale
 from theory.routes.base import ROUNDING
-from theory.states.base import Gradient
+from theory.states.base import Gradient, make
 from theory.states.exchangeable import Exchangeable
 from theory.states.full import Full, squared_distances
 from theory.states.grid import Grid
@@ -227,8 +227,7 @@ def scale_gradient(gradient: Gradient, square: float) -> Gradient:
         # Written out: deep exchangeable networks spend their time here.
         same = square * value[0]
         if SMALL < same < LARGE:
-            # NamedTuple's own constructor takes twice the time.
-            return tuple.__new__(Gradient, ((same, square * value[1]), exponent, error, 0.0))
+            return make(Gradient, ((same, square * value[1]), exponent, error, 0.0))
     value = _times(value, square)
     largest = value[0] if type(value) is tuple else float(np.abs(value).max())
     if not SMALL < largest < LARGE and 0.0 < largest < math.inf:

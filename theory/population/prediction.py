@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -108,18 +109,12 @@ def predict_population(
         signal = _paired(network, inputs, found)
     elif backward:
         signal = _gradients(found, exact, depth=len(stream.gap))
-    for values in (*stream, *observed):
-        values.flags.writeable = False
-    return Prediction(
-        network=network,
-        inputs=inputs,
-        regime=kind,
-        activation=stream,
-        preactivation=observed,
-        log_gradient_norm=signal[0],
-        gradient_error=signal[1],
-        log_branch_gradient_norm=signal[2],
-        branch_gradient_error=signal[3],
+    return _assembled(
+        network,
+        inputs,
+        kind,
+        (stream, observed),
+        signal,
         forward_route="population",
         backward_route="population" if backward else None,
         states=_states(stream, found.stream.mean, inputs.batch),
@@ -144,8 +139,6 @@ def _sphere(
         network, inputs, populations=populations, chains=chains, seed=SEED
     )
     observed = Exchangeable.observe(streams + maps)
-    for values in observed:
-        values.flags.writeable = False
     depth = network.depth
     signal: Any = (None,) * 4
     if backward and kind.status in ("infinite", "degenerate"):
@@ -157,16 +150,16 @@ def _sphere(
     sampled = any(state.gap_error for state in streams)
     names = ("gap", "similarity", "stable_rank", "variance", "preactivation_correlation")
     settings = {"populations": str(populations), "chains": str(chains), "seed": str(SEED)}
-    return Prediction(
-        network=network,
-        inputs=inputs,
-        regime=kind,
-        activation=Observables(*(values[:depth] for values in observed)),
-        preactivation=Observables(*(values[depth:] for values in observed)),
-        log_gradient_norm=signal[0],
-        gradient_error=signal[1],
-        log_branch_gradient_norm=signal[2],
-        branch_gradient_error=signal[3],
+    read = tuple(
+        Observables(*(values[part] for values in observed))
+        for part in (slice(depth), slice(depth, None))
+    )
+    return _assembled(
+        network,
+        inputs,
+        kind,
+        read,
+        signal,
         forward_route=SPHERE_WALK,
         backward_route=SPHERE_WALK if backward else None,
         states=streams,
@@ -189,22 +182,41 @@ def _settled(
     carried = np.exp(blocks * math.log(abs(skip)) - 0.5 * exact.log_second_moment)
     mean = start.mean * np.sign(skip) ** blocks * carried
     signal = _gradients(None, exact, depth=network.depth) if backward else (None,) * 4
-    for values in (*stream, *observed):
+    return _assembled(
+        network,
+        inputs,
+        kind,
+        (stream, observed),
+        signal,
+        forward_route=exact.route,
+        backward_route=(exact.gradient_route or exact.route) if backward else None,
+        states=_states(stream, mean, inputs.batch),
+        routes=exact.routes(),
+    )
+
+
+def _assembled(
+    network: Network,
+    inputs: ExchangeableInputs,
+    kind: Regime,
+    observed: tuple[Observables, ...],
+    signal: Any,
+    **rest: Any,
+) -> Prediction:
+    """Observables of x^l and of h^l, what ``_gradients`` says, and routes, states and settings."""
+    for values in chain(*observed):
         values.flags.writeable = False
     return Prediction(
         network=network,
         inputs=inputs,
         regime=kind,
-        activation=stream,
-        preactivation=observed,
+        activation=observed[0],
+        preactivation=observed[1],
         log_gradient_norm=signal[0],
         gradient_error=signal[1],
         log_branch_gradient_norm=signal[2],
         branch_gradient_error=signal[3],
-        forward_route=exact.route,
-        backward_route=(exact.gradient_route or exact.route) if backward else None,
-        states=_states(stream, mean, inputs.batch),
-        routes=exact.routes(),
+        **rest,
     )
 
 

@@ -18,7 +18,7 @@ from theory.program import NormAct
 from theory.routes import arccosine
 from theory.routes.base import ROUNDING, SamplewiseRoute, Want, label
 from theory.routes.functions import base_function
-from theory.states.base import Block, Gradient
+from theory.states.base import Block, Gradient, make
 from theory.states.exchangeable import Exchangeable
 from theory.states.full import Full
 
@@ -127,9 +127,8 @@ class ClosedLimit(SamplewiseRoute):
             gap = (curved * kernel(gap) if curved else 0.0) + straight * gap
             gap_error += ROUNDING
             mean = mean_factor * root(q)
-            # NamedTuple's own constructor takes twice the time, and deep networks spend theirs here.
             entries = (batch, norm * q, gap, mean, exponent, q_error, gap_error, ROUNDING)
-            return tuple.__new__(Exchangeable, entries)
+            return make(Exchangeable, entries)
 
         def push(state: Full) -> Full:
             if eps and state.exponent:
@@ -171,7 +170,7 @@ class ClosedLimit(SamplewiseRoute):
                 slope = arccosine.ray_slope_scalar(state.gap, slopes=slopes)
                 pair *= share * slope * inverse
             error = gradient.error + ROUNDING + (0.0 if free else state.second_moment_error)
-            return tuple.__new__(Gradient, ((same, pair), exponent, error, 0.0))
+            return make(Gradient, ((same, pair), exponent, error, 0.0))
 
         return pull
 

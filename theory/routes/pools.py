@@ -12,7 +12,7 @@ from theory.program import NormAct
 from theory.routes import batchnorm, groupnorm
 from theory.routes.base import NoShortCut, SamplewiseRoute, Want, label
 from theory.routes.group_table import gap_table
-from theory.states.base import Block, Gradient, Moments
+from theory.states.base import Block, Gradient, Moments, make
 from theory.states.exchangeable import Exchangeable
 
 __all__ = ["BatchClosed", "BatchSpherical", "GroupLaplace", "GroupPearson", "Laplace"]
@@ -66,9 +66,7 @@ class BatchClosed(NoShortCut):
                 factors = known[state.batch] = self._factors(op, state.batch)
             q, gap, mean, _, _, error = factors
             # The output forgets the incoming covariance, and with it the incoming errors.
-            # NamedTuple's own constructor takes twice the time, and deep networks spend theirs here.
-            entries = (state.batch, q, gap, mean, 0, error, error, error)
-            return tuple.__new__(Exchangeable, entries)
+            return make(Exchangeable, (state.batch, q, gap, mean, 0, error, error, error))
 
         return push
 
@@ -84,7 +82,7 @@ class BatchClosed(NoShortCut):
             t = (factors.spread * (same - pair) + factors.shared * pair) / (q * gap)
             error = gradient.error + factors.error + q_error + gap_error
             value = (t, 0.0) if b == math.inf else (t * (1.0 - 1.0 / b), -t / b)
-            return tuple.__new__(Gradient, (value, gradient.exponent - exponent, error, 0.0))
+            return make(Gradient, (value, gradient.exponent - exponent, error, 0.0))
 
         return pull
 

@@ -13,6 +13,11 @@ from theory.routes.positions_spectrum import PositionSpectrum
 FloatArray = NDArray[np.float64]
 
 
+# ``make(Gradient, entries)``: a NamedTuple's own constructor takes twice the time, and deep networks
+# spend theirs there.
+make = tuple.__new__
+
+
 class Block(NamedTuple):
     """Joint covariance of the pre-activations of one channel, as a route sees it.
 

@@ -11,16 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import HypothesisError
-from theory.states.base import Block, Gradient, Moments, Observables
+from theory.states.base import Block, Gradient, Moments, Observables, make
 from theory.states.readings import log_own_variance, stable_rank_of_equals
 from theory.states.units import LARGE, SMALL, beyond_range, steps_of
 
 __all__ = ["Exchangeable", "centered_moments"]
 
 FloatArray = NDArray[np.float64]
-
-# NamedTuple's own constructor takes twice the time, and deep networks spend theirs there.
-_new = tuple.__new__
 
 
 class Exchangeable(NamedTuple):
@@ -51,7 +48,7 @@ class Exchangeable(NamedTuple):
         if not SMALL < q < LARGE:
             steps = steps_of(q)
             q, exponent = q * 4.0**-steps, exponent + steps
-        return _new(Exchangeable, (b, q, gap, 0.0, exponent, q_error, gap_error, 0.0))
+        return make(Exchangeable, (b, q, gap, 0.0, exponent, q_error, gap_error, 0.0))
 
     def rebuilt(self, moments: Moments, *, exponent: int, local_error: float) -> Exchangeable:
         """Same batch, new moments; errors accumulate (see ``State``)."""
