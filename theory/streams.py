@@ -303,7 +303,8 @@ def _errors(
     q, far = from_x + from_y + common, far_x + far_y
     v_x, v_y, rounding = from_x / q, from_y / q, ROUNDING
     if common:
-        rounding += abs(common) / q * (error_x + error_y)
+        # Relative errors of m^2 are at most q's: those of m_x m_y are at most the larger one.
+        rounding += abs(common) / q * max(error_x, error_y)
     q_error = v_x * error_x + v_y * error_y + rounding
     if far <= 0.0:
         return q_error, max(gap_error_x, gap_error_y) + ROUNDING
