@@ -34,7 +34,7 @@ from theory.routes.spatial import SpatialRoute, select_spatial
 from theory.states.base import Gradient, Moments, State
 from theory.states.grid import Grid
 from theory.states.spatial import Spatial
-from theory.streams import Pull, Push, bind_stream_pull, bind_stream_push, scale_gradient
+from theory.streams import Pull, Push, bind_stream_pull, bind_stream_push, scale, scale_gradient
 
 __all__ = ["LOST_GRADIENT", "Pull", "Push", "bind_pull", "bind_push"]
 
@@ -66,6 +66,9 @@ def bind_push(
         # Averaged over a kernel's offsets, covariances exchangeable over positions stay as they are.
         variance, centered = op.weights.weight_variance, op.weights.centered
         return (lambda s: s.linear(variance, centered=centered)), "closed form"
+    if op.norm is None and only_rescales(op):
+        factor = op.activation.scale
+        return (lambda s: s if factor == 1.0 else scale(s, factor)), "closed form"
     if only_rescales(op) and np.any(state.mean):  # type: ignore[union-attr]
         centered_push, name = bind_push(op, _about_mean(op, state))
         return (lambda s: centered_push(_about_mean(op, s))), name
@@ -144,6 +147,9 @@ def bind_pull(
                 )
             ), "closed form"
         return (lambda _, g: scale_gradient(g, variance)), "closed form"
+    if op.norm is None and only_rescales(op):
+        slope = op.activation.scale**2
+        return (lambda _, g: g if slope == 1.0 else scale_gradient(g, slope)), "closed form"
     if only_rescales(op) and np.any(state.mean):  # type: ignore[union-attr]
         centered_pull, name = bind_pull(op, _about_mean(op, state), gradient=gradient)
         return (lambda s, g: centered_pull(_about_mean(op, s), g)), name

@@ -173,19 +173,19 @@ def _branch(network: Residual) -> tuple[Linear | Conv | NormAct, ...]:
     """F, with the normalizers in it."""
     norm, activation = network.layer.norm, network.layer.activation
     linear = _map(network.weights, network.layer)
-    alone, act, both = _acting(norm, identity), _acting(None, activation), _acting(norm, activation)
+    normact, act = NormAct(norm, activation), plain_activation(activation)
+    alone = _normalizer(norm)
     one = network.maps == 1
-    times = 1 if one else 2
     # phi follows N at once where one map leaves nothing between them: their law is a joint one.
-    entered = (*both, linear) if one else (*alone, linear, *act, linear)
-    feed_forward = (*act, linear) if one else (linear, *act, linear)
+    entered = (normact, linear) if one else (*alone, linear, act, linear)
+    feed_forward = (act, linear) if one else (linear, act, linear)
     match network.order:
         case "pre_activation":
-            return (*both, linear) * times
+            return (normact, linear) if one else (normact, linear) * 2
         case "post_activation":
-            return (linear, *alone) if one else (linear, *both, linear, *alone)
+            return (linear, *alone) if one else (linear, normact, linear, *alone)
         case "activation_before_addition":
-            return (linear, *both) * times
+            return (linear, normact) if one else (linear, normact) * 2
         case "pre_norm":
             return entered
         case "post_norm" | "deep_norm":
@@ -200,9 +200,9 @@ def _after(network: Residual) -> tuple[NormAct, ...]:
     """What acts on the sum."""
     match network.order:
         case "post_activation":
-            return _acting(None, network.layer.activation)
+            return (plain_activation(network.layer.activation),)
         case "post_norm" | "deep_norm":
-            return _acting(network.layer.norm, identity)
+            return _normalizer(network.layer.norm)
         case _:
             return ()
 
@@ -213,9 +213,8 @@ def _observed(branch: tuple[Linear | Conv | NormAct, ...]) -> tuple[Operation, .
     return (*branch[: first + 1], Observe("preactivation"), *branch[first + 1 :])
 
 
-def _acting(norm: Normalizer | None, activation: Activation) -> tuple[NormAct, ...]:
-    """The layer, unless it does nothing: what leaves a stream alone must not cost it a route."""
-    return () if norm is None and activation == identity else (NormAct(norm, activation),)
+def _normalizer(norm: Normalizer | None) -> tuple[NormAct, ...]:
+    return () if norm is None else (NormAct(norm, identity),)
 
 
 def _map(weights: Weights, layer: Layer) -> Linear | Conv:
