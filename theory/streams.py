@@ -38,6 +38,9 @@ Pull = Callable[[Any, Gradient], Gradient]
 
 FloatArray = NDArray[np.float64]
 
+# (q, m^2, relative error of q, local error) of one of two streams that are added.
+_Part = tuple[float, float, float, float]
+
 
 def bind_stream_push(op: Fork | Merge | Scale, state: Any, kept: list[Any]) -> Push:
     """The forward step of ``op``; ``kept`` holds the streams of open forks, the last one on top."""
@@ -92,8 +95,8 @@ def scale(state: Any, factor: float) -> Any:
 def _merge_exchangeable(
     stream: Exchangeable, addend: Exchangeable, *, skip: float, branch: float
 ) -> Exchangeable:
-    batch, q_x, gap_x, m_x, exponent, error_x, gap_error_x, _ = stream
-    _, q_y, gap_y, m_y, exponent_y, error_y, gap_error_y, _ = addend
+    batch, q_x, gap_x, m_x, exponent, error_x, gap_error_x, local_x = stream
+    _, q_y, gap_y, m_y, exponent_y, error_y, gap_error_y, local_y = addend
     a, b = skip, branch
     if exponent != exponent_y:
         exponent, a, b = _aligned(exponent, exponent_y, a, b)
@@ -105,10 +108,14 @@ def _merge_exchangeable(
         from_x, from_y, common, far_x, far_y, error_x, error_y, gap_error_x, gap_error_y
     )
     gap = distance / q
+    local = 0.0
+    if mean:
+        x = (from_x, (a * m_x) ** 2, error_x, local_x)
+        y = (from_y, (b * m_y) ** 2, error_y, local_y)
+        local = _local_error(x, y, q, q_error)
     if not SMALL < q < LARGE:
         q, steps = _within_range(q)
         mean, exponent = math.ldexp(mean, -steps), exponent + steps
-    local = q_error if mean else 0.0
     return Exchangeable(batch, q, gap, mean, exponent, q_error, gap_error, local)
 
 
@@ -134,12 +141,15 @@ def _merge_spatial(stream: Spatial, addend: Spatial, *, skip: float, branch: flo
         far_x, far_y = from_x * gap_x, from_y * gap_y
         q_error, one = _errors(from_x, from_y, common, far_x, far_y, *errors, *gap_errors)
         gap_error = max(gap_error, one)
-    mean = a * stream.mean + b * addend.mean
+    mean, local = a * stream.mean + b * addend.mean, 0.0
+    if mean:
+        own = (from_x, (a * stream.mean) ** 2, errors[0], stream.local_error)
+        other = (from_y, (b * addend.mean) ** 2, errors[1], addend.local_error)
+        local = _local_error(own, other, q, q_error)
     if not SMALL < q < LARGE:
         _, steps = _within_range(q)
         total, mean = total.scaled(4.0**-steps), math.ldexp(mean, -steps)
         exponent += steps
-    local = q_error if mean else 0.0
     return Spatial(stream.batch, total.tidied(), mean, exponent, q_error, gap_error, local)
 
 
@@ -176,12 +186,25 @@ def _merge_full(stream: Full, addend: Full, *, skip: float, branch: float) -> Fu
         stream.gap_error,
         addend.gap_error,
     )
+    local = 0.0
+    if mean.any():
+        rows = zip(
+            from_x.tolist(), m_x.tolist(), from_y.tolist(), m_y.tolist(), q.tolist(), strict=True
+        )
+        local = max(
+            _local_error(
+                (own, m * m, stream.second_moment_error, stream.local_error),
+                (other, k * k, addend.second_moment_error, addend.local_error),
+                second,
+                q_error,
+            )
+            for own, m, other, k, second in rows
+        )
     largest = float(q.max())
     if not SMALL < largest < LARGE:
         _, steps = _within_range(largest)
         q, mean = np.ldexp(q, -2 * steps), np.ldexp(mean, -steps)
         exponent += steps
-    local = q_error if mean.any() else 0.0
     return Full(q, gap, mean, exponent, q_error, gap_error, local)
 
 
@@ -234,6 +257,23 @@ def scale_gradient(gradient: Gradient, square: float) -> Gradient:
         _, steps = _within_range(largest)
         value, exponent = _times(value, math.ldexp(1.0, -2 * steps)), exponent + steps
     return Gradient(value, exponent, error)
+
+
+def _local_error(x: _Part, y: _Part, q: float, q_error: float) -> float:
+    """What centering may inflate of the error of q' = ``q``.
+
+    Variances v = q - m^2 add up, v' = v_x + v_y, and so do their errors: v' is not known less well for
+    being the difference of q' and m'^2.  The local error says so: e_v = e_q + (q/v - 1) e_local.
+    """
+    variance = known = 0.0
+    for second, square, error, local in (x, y):
+        variance += second - square
+        known += (second - square) * error + square * local
+    square = q - variance
+    if not variance > 0.0 or square < ROUNDING * variance:
+        return q_error
+    excess = (known / variance - q_error) * variance / square
+    return min(max(excess, 0.0) + ROUNDING, q_error)
 
 
 def _times(value: Any, factor: float) -> Any:

@@ -388,23 +388,25 @@ def test_activation_before_addition() -> None:
     assert_allclose(means, np.arange(1, depth + 1) / math.sqrt(2.0 * math.pi), rtol=1e-12)
 
 
-def test_stated_errors_of_streams_with_a_mean() -> None:
+@pytest.mark.parametrize("name", ["plain", "SWS"])
+def test_stated_errors_of_streams_with_a_mean(name: str) -> None:
     """x + relu(W x), 100 blocks, against 60 digits: errors are stated, and stay near rounding."""
-    depth = 100
-    net = residual(depth=depth, order="activation_before_addition")
+    layer, depth = th.zoo[name], 100
+    net = th.Residual(layer, depth=depth, order="activation_before_addition")
     prediction = th.predict(net, INPUTS)
     errors = prediction.activation.second_moment_error, prediction.activation.gap_error
     with mpmath.workdps(60):
         q, p, mean = mpmath.mpf(1), mpmath.mpf("0.5"), mpmath.mpf(0)
-        for layer in range(depth):
-            # sigma_w^2 = 2: E[relu(W x)^2] = q.
-            angle = mpmath.acos(p / q)
-            added = q * (mpmath.sin(angle) + (mpmath.pi - angle) * p / q) / mpmath.pi
-            m = mpmath.sqrt(q / mpmath.pi)
-            q, p, mean = 2 * q + 2 * mean * m, p + added + 2 * mean * m, mean + m
+        for block in range(depth):
+            # sigma_w^2 = 2: E[relu(W x)^2] is the second moment that W sees.
+            seen = mean * mean if layer.weights.centered else 0
+            own, pair = q - seen, p - seen
+            angle, m = mpmath.acos(pair / own), mpmath.sqrt(own / mpmath.pi)
+            added = own * (mpmath.sin(angle) + (mpmath.pi - angle) * pair / own) / mpmath.pi
+            q, p, mean = q + own + 2 * mean * m, p + added + 2 * mean * m, mean + m
             for value, found, error in (
-                (q, prediction.second_moment[layer], errors[0][layer]),
-                (1 - p / q, prediction.gap[layer], errors[1][layer]),
+                (q, prediction.second_moment[block], errors[0][block]),
+                (1 - p / q, prediction.gap[block], errors[1][block]),
             ):
                 assert abs(found / value - 1) < error < 1e-11
 
