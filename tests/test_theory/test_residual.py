@@ -398,9 +398,10 @@ def test_stated_errors_of_streams_with_a_mean(name: str) -> None:
     with mpmath.workdps(60):
         q, p, mean = mpmath.mpf(1), mpmath.mpf("0.5"), mpmath.mpf(0)
         for block in range(depth):
-            # sigma_w^2 = 2: E[relu(W x)^2] is the second moment that W sees.
+            # E[relu(W x)^2] is sigma_w^2/2 of the second moment that W sees.
             seen = mean * mean if layer.weights.centered else 0
-            own, pair = q - seen, p - seen
+            gain = mpmath.mpf(layer.weights.weight_variance) / 2
+            own, pair = gain * (q - seen), gain * (p - seen)
             angle, m = mpmath.acos(pair / own), mpmath.sqrt(own / mpmath.pi)
             added = own * (mpmath.sin(angle) + (mpmath.pi - angle) * pair / own) / mpmath.pi
             q, p, mean = q + own + 2 * mean * m, p + added + 2 * mean * m, mean + m
