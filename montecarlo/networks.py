@@ -13,13 +13,13 @@ from theory.errors import out_of_domain
 from theory.nf_scaling import nf_scaled
 from theory.specs import activations, normalizers
 from theory.specs import weights as weight_specs
-from theory.specs._check import integer
+from theory.specs._check import integer, member, nearest
 from theory.specs.activations import ACTIVATION_NAMES, Activation
 from theory.specs.images import images
 from theory.specs.inputs import Inputs, exchangeable, from_data
 from theory.specs.networks import FeedForward, Layer, Network, Sequential
 from theory.specs.normalizers import Normalizer
-from theory.specs.residual import ORDERS, Residual
+from theory.specs.residual import KNOWN_AS, ORDERS, Residual
 from theory.specs.stationary import stationary_from_data
 from theory.specs.weights import Weights
 from theory.zoo import zoo
@@ -126,14 +126,15 @@ def build_network(options: NetworkOptions) -> Network:
 
 
 def _residual(layer: Layer, options: NetworkOptions) -> Residual:
-    order: Any = (options.residual or "").replace("-", "_")
-    if order not in ORDERS:
-        names = ", ".join(name.replace("_", "-") for name in ORDERS)
-        raise out_of_domain("residual", options.residual, f"one of {names}", "check the spelling")
+    # Words of a command line have dashes.
+    orders: dict[str, Any] = {name.replace("_", "-"): name for name in ORDERS}
+    word = (options.residual or "").replace("_", "-")
+    known_as = {name: order.replace("_", "-") for name, order in KNOWN_AS.items()}
+    member("residual", word, orders, known_as=known_as)
     return Residual(
         layer,
         depth=options.depth,
-        order=order,
+        order=orders[word],
         skip=1.0 if options.skip is None else options.skip,
         branch=_branch(options.branch),
         maps=options.maps,
@@ -228,8 +229,9 @@ def _layer(norm: str | None, group_size: int | None) -> Layer:
     if stem in _CONSTRUCTORS:
         layer = Layer(norm=_CONSTRUCTORS[stem]())
         return _own_nonlinearity(layer)
-    names = ", ".join([*zoo, *_CONSTRUCTORS])
-    raise out_of_domain("norm", norm, f"one of {names}", "check the spelling; GN(4) is a size too")
+    names = [*zoo, *_CONSTRUCTORS]
+    remedy = f"{nearest(norm, dict(zip(names, names, strict=True)))}; GN(4) is a size too"
+    raise out_of_domain("norm", norm, f"one of {', '.join(names)}", remedy)
 
 
 def _sized(constructor: str, size: int | None) -> Layer:
@@ -259,13 +261,8 @@ def _activation(text: str) -> Activation:
     if text == "scaled_relu":
         return activations.scaled_relu
     if text == "leaky_relu" or text not in ACTIVATION_NAMES:
-        names = ", ".join(n for n in ACTIVATION_NAMES if n != "leaky_relu")
-        raise out_of_domain(
-            "activation",
-            text,
-            f"one of {names}, leaky_relu(slope), scaled_relu",
-            "check the spelling",
-        )
+        names = [n for n in ACTIVATION_NAMES if n != "leaky_relu"]
+        member("activation", text, [*names, "leaky_relu(slope)", "scaled_relu"])
     return Activation(name=text)
 
 
@@ -282,7 +279,8 @@ def _weights(name: str | None, variance: float | None, present: Weights) -> Weig
             )
         return dataclasses.replace(present, weight_variance=variance)
     if name not in _WEIGHTS:
-        raise out_of_domain("weights", name, "gaussian, WN, SWS or WC", "check the spelling")
+        remedy = nearest(name, {word: word for word in _WEIGHTS})
+        raise out_of_domain("weights", name, "gaussian, WN, SWS or WC", remedy)
     if variance is None:
         return _WEIGHTS[name]()
     if name not in _WITH_VARIANCE:

@@ -60,7 +60,8 @@ class GrowthLaw:
     kind
         ``"exponential"``, ``"polynomial"``, ``"linear"`` or ``"bounded"``.
     rate
-        Base per block, exponent, slope per block, or the limit (nan if it depends on the start).
+        Base per block, exponent, slope per block, or the limit: of q_L/q_0 with a branch of 1/sqrt(L), and
+        nan where the start decides (what blocks add fades, or is nothing), which ``predict`` follows.
     coefficient
         s in s l^exponent where the law fixes it, else nan.
     route
@@ -95,7 +96,10 @@ class GrowthLaw:
             case "linear":
                 return f"{self.rate:.6g} l"
             case _:
-                return "bounded" if math.isnan(self.rate) else f"bounded ({self.rate:.6g})"
+                limit = (
+                    "by what the start decides" if math.isnan(self.rate) else f"({self.rate:.6g})"
+                )
+                return f"bounded {limit}"
 
 
 def stream_growth(
@@ -275,7 +279,7 @@ def _per_block(base: float, route: str) -> GrowthLaw:
 
 def _bounded_stream(branch: Callable[[float], float], a2: float, b2: float) -> GrowthLaw:
     """Fixed point of q' = a^2 q + b^2 F(q) by iteration; nan where every q is one."""
-    if b2 == 0.0 and a2 == 1.0:
+    if a2 == 1.0 and (b2 == 0.0 or branch(1.0) == 0.0):
         return GrowthLaw(kind="bounded", rate=math.nan, route="q' = q")
     q = 1.0
     for _ in range(100_000):

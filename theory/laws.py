@@ -59,7 +59,8 @@ def _first_departure(network: Residual, gaussian: bool, infinite_batch: bool) ->
                 kept.append(gaussian)
             case Merge():
                 stream = kept.pop()
-                gaussian = gaussian and stream
+                # A branch of 0 adds nothing, whatever it ends in.
+                gaussian = stream and (gaussian or op.branch == 0.0)
                 acts_on = "a stream that is not Gaussian" if not gaussian else acts_on
             case NormAct() if not gaussian and not only_rescales(op):
                 what = op.activation.name if op.norm is None else op.norm.name

@@ -196,7 +196,8 @@ def plot_prediction(
     Returns
     -------
     Drawn
-        ``line``, and ``band``: the stated error, where it is wide enough to be seen.
+        ``line``, and ``band``: the stated error, where it is wide enough to be seen.  Axes of its own
+        have the prediction's name as their title.
 
     Raises
     ------
@@ -204,8 +205,11 @@ def plot_prediction(
         Unknown observable.
     """
     axis_label = _axis_label(observable)
-    ax = new_axes(ax)
     name = prediction.label if label is None else label
+    if ax is None:
+        ax = new_axes(ax)
+        ax.set_title(drawable(name))
+    ax = new_axes(ax)
     look = style(name)
     layers = np.arange(1, prediction.depth + 1)
     value, error = _theory(prediction, observable)

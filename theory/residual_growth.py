@@ -25,6 +25,7 @@ Source: theory notes, section 5.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -50,11 +51,15 @@ __all__ = ["ResidualGrowth", "growth_law"]
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualGrowth:
-    """Laws of E[x_l^2] and of E|g_l|^2/E|g_L|^2 at the stream; None with the reason where underived."""
+    """Laws of E[x_l^2] and of E|g_l|^2/E|g_L|^2 at the stream; None with the reason where underived.
+
+    ``batch`` is that which a normalizer pools, None where samples are treated apart.
+    """
 
     variance: GrowthLaw | None
     gradient: GrowthLaw | None
     reasons: tuple[str, ...] = ()
+    batch: float | None = None
 
 
 @within_range
@@ -66,7 +71,8 @@ def growth_law(network: Residual, *, batch: float | None = None) -> ResidualGrow
     network
         Residual, fully connected.
     batch
-        Samples that a normalizer over samples pools; ``math.inf`` if not given.
+        Samples that a normalizer over samples pools; ``math.inf`` if not given: of ``predict``'s inputs
+        and on the command line it is theirs.
 
     Raises
     ------
@@ -78,6 +84,11 @@ def growth_law(network: Residual, *, batch: float | None = None) -> ResidualGrow
             "network", network, "a fully connected residual network", "build it with Residual(...)"
         )
     size = assumed_batch(network.layer.norm) if batch is None else samples(batch)
+    found = _derived(network, size)
+    return dataclasses.replace(found, batch=size) if couples(network) else found
+
+
+def _derived(network: Residual, size: float) -> ResidualGrowth:
     if network.factors[1] == 0.0:
         try:
             still = still_laws(network, size)

@@ -81,7 +81,8 @@ def predict(
         screen().print(_evidence(prediction, list(cells)), highlight=False, markup=False)
         screen().print(prediction.regime.reason, style="dim", highlight=False, markup=False)
         for what, law in laws.items():
-            text = f"Growth with depth, {what}: {law['law']} ({law['route']})"
+            at = "" if law["batch"] is None else f" at batch {law['batch']}"
+            text = f"Growth with depth{at}, {what}: {law['law']} ({law['route']})"
             screen().print(text, highlight=False, markup=False)
 
 
@@ -106,7 +107,13 @@ def _laws(network: Network, inputs: Inputs) -> dict[str, dict[str, Any]]:
     found = growth_law(network, batch=inputs.batch)
     laws = {"second moment": found.variance, "squared gradient": found.gradient}
     return {
-        name: {"law": str(law), "kind": law.kind, "rate": law.rate, "route": law.route}
+        name: {
+            "law": str(law),
+            "kind": law.kind,
+            "rate": law.rate,
+            "route": law.route,
+            "batch": found.batch,
+        }
         for name, law in laws.items()
         if law is not None
     }

@@ -478,12 +478,13 @@ class TestResidual:
     def test_growth_laws_are_printed(self, run):
         status, out, _ = run("predict", *self.OPTIONS)
         assert status == 0
-        assert "Growth with depth, second moment: 1 l (" in out
-        assert "Growth with depth, squared gradient: l^1.78819 (" in out
+        assert "Growth with depth at batch 8, second moment: 1 l (" in out
+        assert "Growth with depth at batch 8, squared gradient: l^1.78819 (" in out
         _, out, _ = run("predict", *self.OPTIONS, "--json")
         growth = json.loads(out)["growth"]
         law = th.growth_law(th.Residual(th.Layer(norm=th.batch_norm()), depth=4), batch=8)
         assert growth["squared gradient"]["rate"] == law.gradient.rate
+        assert growth["squared gradient"]["batch"] == law.batch == 8
         assert "growth" not in json.loads(run("predict", "--depth", "2", "--json")[1])
 
     @pytest.mark.parametrize(
@@ -731,7 +732,12 @@ class TestVerify:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("predict", "--norm", "BNN"), ("norm = 'BNN'", "check the spelling")),
+        (("predict", "--norm", "BNN"), ("norm = 'BNN'", "perhaps BN is meant")),
+        (("predict", "--norm", "whiten"), ("norm = 'whiten'", "check the spelling")),
+        (("predict", "--residual", "deepnorm"), ("perhaps deep-norm is meant",)),
+        (("predict", "--residual", "Swin"), ("perhaps branch-end-norm is meant",)),
+        (("predict", "--activation", "rellu"), ("perhaps relu is meant",)),
+        (("predict", "--weights", "WeightNorm"), ("perhaps weight_norm is meant",)),
         (("predict", "--norm", "group_norm"), ("group_size", "GN(8)")),
         (("predict", "--norm", "GN(4)", "--group-size", "8"), ("group_size = 8",)),
         (("predict", "--norm", "BN(4)"), ("without a size",)),

@@ -130,6 +130,7 @@ def test_laws_say_what_they_are() -> None:
     assert str(stream_growth(lambda q: 1.0)) == "1 l"
     assert str(stream_growth(lambda q: math.sqrt(q))) == "l^2"
     assert str(stream_growth(lambda q: 1.0, skip=0.5)) == "bounded (1.33333)"
+    assert str(stream_growth(lambda q: 0.0)) == "bounded by what the start decides"
 
 
 # The reflected stream
@@ -682,3 +683,11 @@ def test_streams_on_a_sphere_have_its_size(ddof: int, size: float) -> None:
     net = th.Residual(th.Layer(norm=th.group_norm(8, ddof=ddof)), depth=2, order="post_norm")
     law = th.growth_law(net).variance
     assert (law.kind, law.rate) == ("bounded", pytest.approx(size, rel=1e-13))
+
+
+def test_laws_say_which_batch() -> None:
+    coupled = Residual(BN, depth=4)
+    assert growth_law(coupled).batch == math.inf
+    assert growth_law(coupled, batch=8).batch == 8
+    assert growth_law(Residual(BN, depth=4, branch=0.0), batch=8).batch == 8
+    assert growth_law(Residual(LN, depth=4), batch=8).batch is None

@@ -56,6 +56,14 @@ def test_prediction(observable):
     assert ax.get_ylabel()
 
 
+def test_own_axes_say_which_network():
+    network = th.Residual(th.zoo["LN"], depth=2, order="pre_norm")
+    prediction = th.predict(network, BATCH)
+    assert prediction.plot().ax.get_title() == "LN, pre norm"
+    ax = plt.figure().subplots()
+    assert prediction.plot(ax).ax.get_title() == ""
+
+
 def test_band_is_the_stated_error():
     network = th.FeedForward(th.Layer(norm=th.batch_norm(), activation=th.gelu), depth=2)
     prediction = th.predict(network, BATCH, backward=False)

@@ -286,6 +286,21 @@ def test_skip_init_is_constant(norm: th.Normalizer | None, batch: int) -> None:
     assert prediction.regime.status == "regular"
 
 
+@pytest.mark.parametrize("norm", [th.batch_norm(), th.group_norm(8), th.variance_norm()])
+def test_no_population_where_branches_are_0(norm: th.Normalizer) -> None:
+    """h^l is W phi(N(a^l x_0)), and N does not see a: block after block the first one's."""
+    inputs = th.exchangeable(batch=8, correlation=0.3)
+    network = residual(norm, depth=4, order="sandwich", branch=0.0, skip=0.5, maps=1)
+    prediction = th.predict(network, inputs)
+    assert "population" not in (prediction.forward_route, prediction.backward_route)
+    assert_allclose(prediction.second_moment, 0.25 ** np.arange(1.0, 5.0), rtol=1e-15)
+    assert_allclose(prediction.gap, 0.7, rtol=1e-14)
+    one = th.predict(th.FeedForward(th.Layer(norm=norm), depth=2), inputs)
+    assert_allclose(prediction.preactivation_gap, one.preactivation_gap[1], rtol=1e-13)
+    assert_allclose(prediction.gradient_norm, 0.5 ** np.arange(3.0, -1.0, -1.0), rtol=1e-15)
+    assert_allclose(prediction.branch_gradient_norm, 0.0, atol=0.0)
+
+
 @pytest.mark.parametrize("branch", [0.0, 1e-170])
 def test_skip_init_is_constant_over_positions(branch: float) -> None:
     """A branch whose second moment is 0, or underflows to it, has gaps nevertheless."""

@@ -143,6 +143,20 @@ def _scaled(network: Residual, inputs: ExchangeableInputs, *, backward: bool) ->
 
 
 def _added(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:
+    """Moments of a x + b N(F(x)), and the law that knows more of it."""
+    found = _moments(network, inputs)
+    if found.log_second_moment is None:
+        return found
+    if backward and flight_refusal(network, inputs) is None:
+        return _with_flight(network, inputs, found)
+    if end_refusal(network, inputs) is None:
+        return _with_end(network, inputs, found, backward=backward)
+    if backward and _is_symmetric(network, inputs):
+        return _with_products(network, inputs, found)
+    return found
+
+
+def _moments(network: Residual, inputs: ExchangeableInputs) -> Known:
     """q' = a^2 q + b^2 E[N^2] and, for BN, q - p."""
     norm = network.layer.norm
     if norm is None or network.order not in ("branch_end_norm", "sandwich"):
@@ -167,40 +181,64 @@ def _added(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> 
         contrast = fading * start.second_moment * start.gap
         gap = (contrast + added * steps * inputs.batch / (inputs.batch - 1.0)) / second
     found = Known("closed form", np.log(second), gap, error=_ROUNDING * network.depth)
-    if norm.pool.samples:
-        found = _maps(network, inputs, found)
-    if backward and flight_refusal(network, inputs) is None:
-        law = flight_law(network, inputs)
-        return found._replace(
-            log_gradient=np.log(law.gradient),
-            log_branch_gradient=np.log(law.branch_gradient),
-            error=max(found.error, law.error),
-            gradient_route=FLIGHT,
-        )
-    if end_refusal(network, inputs) is None:
-        end = end_law(network, inputs)
-        found = found._replace(
-            map_second_moment=end.map_second_moment,
-            map_gap=end.map_gap,
-            map_route=FLIGHT,
-            error=max(found.error, _GRID),
-        )
-        if backward:
-            found = found._replace(
-                log_gradient=np.log(end.gradient),
-                log_branch_gradient=np.log(end.branch_gradient),
-                gradient_route=FLIGHT,
-            )
+    return _maps(network, inputs, found) if norm.pool.samples else found
+
+
+def _with_flight(network: Residual, inputs: ExchangeableInputs, found: Known) -> Known:
+    """Gradients of x + b N(F(N(x)))."""
+    law = flight_law(network, inputs)
+    return found._replace(
+        log_gradient=np.log(law.gradient),
+        log_branch_gradient=np.log(law.branch_gradient),
+        error=max(found.error, law.error),
+        gradient_route=FLIGHT,
+    )
+
+
+def _with_end(
+    network: Residual, inputs: ExchangeableInputs, found: Known, *, backward: bool
+) -> Known:
+    """h^l and gradients of x + b N(W phi(x)), N over samples."""
+    law = end_law(network, inputs)
+    found = found._replace(
+        map_second_moment=law.map_second_moment,
+        map_gap=law.map_gap,
+        map_route=FLIGHT,
+        error=max(found.error, _GRID),
+    )
+    if not backward:
         return found
-    activation = network.layer.activation
-    symmetric = activation.ray_slopes is not None and activation.shift == 0.0 and not start.mean
+    return found._replace(
+        log_gradient=np.log(law.gradient),
+        log_branch_gradient=np.log(law.branch_gradient),
+        gradient_route=FLIGHT,
+    )
+
+
+def _is_symmetric(network: Residual, inputs: ExchangeableInputs) -> bool:
+    """Whether x + b N(W phi(x)) treats samples apart and is symmetric under x -> -x."""
+    norm, activation = network.layer.norm, network.layer.activation
+    assert norm is not None
+    symmetric = activation.ray_slopes is not None and activation.shift == 0.0
     alone = network.order == "branch_end_norm" and network.maps == 1 and not norm.pool.samples
-    if not (backward and symmetric and alone and not network.scales and size > 3):
-        return found
-    # E[phi'^2] is what the mask passes between h and x.
+    return (
+        symmetric
+        and alone
+        and not initial(network, inputs).mean
+        and not network.scales
+        and norm.pool.size(batch=inputs.batch, positions=1) > 3
+    )
+
+
+def _with_products(network: Residual, inputs: ExchangeableInputs, found: Known) -> Known:
+    """E[g_l^2] = (a^2 + b^2 T/q_l) E[g_{l+1}^2], as if x were Gaussian."""
+    activation, (a, b) = network.layer.activation, network.factors
     assert activation.ray_slopes is not None
+    assert found.log_second_moment is not None
+    # E[phi'^2] is what the mask passes between h and x.
     passed = 0.5 * activation.scale**2 * sum(slope * slope for slope in activation.ray_slopes)
-    seen = np.concatenate(([start.unscaled().second_moment], second[:-1]))
+    start = initial(network, inputs).unscaled()
+    seen = np.concatenate(([start.second_moment], np.exp(found.log_second_moment[:-1])))
     share = b * b * branch_gradient(network) / seen
     gradient = np.append(np.cumsum(np.log(a * a + share[1:])[::-1])[::-1], 0.0)
     branch = gradient + np.log(share / (passed * network.weights.weight_variance))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import numbers
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from theory.errors import StoreError, out_of_domain
@@ -25,6 +26,7 @@ __all__ = [
     "integer",
     "member",
     "named",
+    "nearest",
     "real",
     "samples",
     "text",
@@ -134,7 +136,28 @@ def named(argument: str, value: object, of: str) -> Mapping[str, Any]:
     return value
 
 
-def member(argument: str, value: object, members: tuple[str, ...]) -> None:
-    """Raise SpecificationError unless ``value`` is one of the words."""
+def member(
+    argument: str,
+    value: object,
+    members: Collection[str],
+    *,
+    known_as: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Raise SpecificationError unless ``value`` is a member; ``known_as`` are other names of theirs."""
     if not isinstance(value, str) or value not in members:
-        raise out_of_domain(argument, value, f"one of {', '.join(members)}", "check the spelling")
+        remedy = nearest(value, {name: name for name in members} | {**known_as})
+        raise out_of_domain(argument, value, f"one of {', '.join(members)}", remedy)
+
+
+def nearest(value: object, answers: Mapping[str, str]) -> str:
+    """``perhaps deep_norm is meant``: the answer of the word nearest to ``value``, if one is near."""
+    from difflib import get_close_matches
+
+    plain = {_letters(word): answer for word, answer in answers.items()}
+    found = get_close_matches(_letters(str(value)), plain, n=1, cutoff=0.75)
+    return f"perhaps {plain[found[0]]} is meant" if found else "check the spelling"
+
+
+def _letters(word: str) -> str:
+    """DeepNorm, deep-norm and deep_norm are one word."""
+    return "".join(filter(str.isalnum, word.lower()))

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -34,7 +35,7 @@ from theory.specs._check import DEEPEST, integer, member, real
 from theory.specs.networks import Layer, Network
 from theory.specs.weights import Weights
 
-__all__ = ["ORDERS", "Order", "Residual", "deep_norm_constants", "fixup"]
+__all__ = ["KNOWN_AS", "ORDERS", "Order", "Residual", "deep_norm_constants", "fixup"]
 
 Order = Literal[
     "pre_activation",
@@ -47,6 +48,20 @@ Order = Literal[
     "deep_norm",
 ]
 ORDERS: tuple[Order, ...] = get_args(Order)
+
+KNOWN_AS: Mapping[str, Order] = {
+    "v1": "post_activation",
+    "v2": "pre_activation",
+    "swin v2": "branch_end_norm",
+    "swin": "branch_end_norm",
+    "OLMo 2": "branch_end_norm",
+    "OLMo": "branch_end_norm",
+    "Peri-LN": "sandwich",
+    "Gemma 2": "sandwich",
+    "Gemma": "sandwich",
+    "DeepNet": "deep_norm",
+}
+"""Names of networks for their orders, to suggest one."""
 
 # The orders of Transformers, whose branch is W2 phi(W1 x) unless one map is asked for.
 _TRANSFORMER = ORDERS[3:]
@@ -102,7 +117,7 @@ class Residual(Network):
         if not isinstance(self.layer, Layer):
             raise out_of_domain("layer", self.layer, "a Layer", "wrap it: Layer(norm=...)")
         depth = integer("depth", self.depth, low=1, high=DEEPEST, remedy="count the blocks")
-        member("order", self.order, ORDERS)
+        member("order", self.order, ORDERS, known_as=KNOWN_AS)
         skip = real("skip", self.skip, remedy="1 is the usual choice")
         if skip == 0.0:
             raise out_of_domain(
