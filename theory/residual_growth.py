@@ -42,6 +42,7 @@ from theory.residual_branch import ADDITIVE, Branch, couples, has_mean, spectral
 from theory.residual_means import added_activations, added_means, contrast_growth
 from theory.residual_still import still_laws
 from theory.specs._check import samples
+from theory.specs.activations import identity
 from theory.specs.residual import Residual
 from theory.states.exchangeable import Exchangeable
 from theory.streams import merge
@@ -84,6 +85,9 @@ def growth_law(network: Residual, *, batch: float | None = None) -> ResidualGrow
             "network", network, "a fully connected residual network", "build it with Residual(...)"
         )
     size = assumed_batch(network.layer.norm) if batch is None else samples(batch)
+    if network.order == "post_activation" and network.layer.activation == identity:
+        # Nothing is reflected.
+        network = dataclasses.replace(network, order="activation_before_addition")
     found = _derived(network, size)
     return dataclasses.replace(found, batch=size) if couples(network) else found
 

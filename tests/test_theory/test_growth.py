@@ -222,6 +222,17 @@ def test_batch_norm_at_the_branch_end_in_closed_form() -> None:
     )
 
 
+@pytest.mark.parametrize("norm", [th.evonorm_s0(), th.layer_norm(), None])
+def test_identity_reflects_nothing(norm: Any) -> None:
+    """identity(x + N(W x)) is x + identity(N(W x))."""
+    layer = Layer(norm=norm, activation=th.identity)
+    found, expected = (
+        grown(layer, order) for order in ("post_activation", "activation_before_addition")
+    )
+    assert str(found.variance) == str(expected.variance) != "None"
+    assert str(found.gradient) == str(expected.gradient) != "None"
+
+
 def test_activation_before_addition() -> None:
     found = grown(LN, "activation_before_addition")
     assert found.variance.rate == 2.0
