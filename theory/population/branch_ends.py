@@ -46,14 +46,20 @@ class EndLaw(NamedTuple):
     branch_gradient: FloatArray
 
 
-def end_refusal(network: Network, inputs: ExchangeableInputs) -> str | None:
-    """None if one channel's samples of ``network`` are a random flight, else why not."""
+def end_refusal(
+    network: Network, inputs: ExchangeableInputs, *, centered: bool = True, margin: float = 1.0
+) -> str | None:
+    """None if one channel's samples of ``network`` are a random flight, else why not.
+
+    Of norms that are not ``centered`` that holds for contrasts of samples.  The start shall be ``margin``
+    times as wide as the integrals ask.
+    """
     if not isinstance(network, Residual) or network.order != "branch_end_norm" or network.maps != 1:
         return "only norms behind a branch of one map add steps to what phi sees"
     norm, activation = network.layer.norm, network.layer.activation
     if norm is None or norm.eps != 0.0 or norm.gate is not None or norm.denominator != "std":
         return "steps that vary in length"
-    if not norm.centered or not norm.pool.samples or norm.pool.channels != 1:
+    if norm.centered != centered or not norm.pool.samples or norm.pool.channels != 1:
         return "pools that are not centered, or not over samples alone"
     if not 4 <= inputs.batch < math.inf:
         return "a pool without fluctuations, or with an infinite E[1/R^2]"
@@ -64,8 +70,10 @@ def end_refusal(network: Network, inputs: ExchangeableInputs) -> str | None:
     start = initial(network, inputs).unscaled()
     q, p = start.second_moment, start.second_moment * (1.0 - start.gap)
     length = abs(network.factors[1]) * math.sqrt(norm.divisor(batch=inputs.batch, positions=1))
-    if start.mean or not flight_fits(start=q - abs(p), length=length):
-        return "a start with a mean, or narrow against a step"
+    if start.mean or not flight_fits(
+        dimensions=inputs.batch - 1.0, start=q - abs(p), length=margin * length
+    ):
+        return "a start with a mean, or narrow against a step, or a pool that is too large"
     return None
 
 

@@ -72,8 +72,9 @@ def flight_refusal(network: Network, inputs: ExchangeableInputs) -> str | None:
         return "skips that forget, or branches that are scaled or 0"
     length = abs(network.factors[1]) * math.sqrt(norm.divisor(batch=inputs.batch, positions=1))
     coupled = norm.pool.samples
-    if not flight_fits(start=_variance(initial(network, inputs), coupled), length=length):
-        return "a start that is narrow against a step"
+    start = _variance(initial(network, inputs), coupled)
+    if not flight_fits(dimensions=size - 1.0, start=start, length=length):
+        return "a start that is narrow against a step, or a pool that is too large"
     return None
 
 

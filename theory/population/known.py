@@ -12,7 +12,7 @@ closed form
     are uncorrelated over the skip; each block multiplies by a^2 + b^2 T/q as if x were Gaussian.
 random flight
     Gradients of x + b N(F(N(x))), N over a finite pool (sandwich): see ``flights``; with BN also of
-    x + b N(W phi(x)): see ``branch_ends``.
+    x + b N(W phi(x)): see ``branch_ends``.  With VN everything of the latter: see ``shared_ends``.
 
 Everything else is left to populations.
 """
@@ -30,6 +30,7 @@ from theory.errors import HypothesisError, SpecificationError
 from theory.operators import bind_push
 from theory.population.branch_ends import end_law, end_refusal
 from theory.population.flights import behind, flight_law, flight_refusal
+from theory.population.shared_ends import shared_law, shared_refusal
 from theory.population.spheres import initial
 from theory.population.walks import (
     WALK_DENSITY,
@@ -101,6 +102,8 @@ def known(network: Network, inputs: ExchangeableInputs, *, backward: bool) -> Kn
         return _sphere_steps(network, inputs, backward=backward)
     if scaled_refusal(network) is None:
         return _scaled(network, inputs, backward=backward)
+    if shared_refusal(network, inputs) is None:
+        return _shared(network, inputs, backward=backward)
     return _added(network, inputs, backward=backward)
 
 
@@ -140,6 +143,25 @@ def _scaled(network: Residual, inputs: ExchangeableInputs, *, backward: bool) ->
     if branch is not None:
         branch = branch - math.log(network.weights.weight_variance)
     return Known(WALK_DENSITY, law.log_second_moment, None, law.log_gradient, branch, _GRID)
+
+
+def _shared(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:
+    """Everything of x + b VN(W phi(x))."""
+    law = shared_law(network, inputs, backward=backward)
+    found = Known(
+        FLIGHT,
+        np.log(law.second_moment),
+        law.gap,
+        error=law.error,
+        map_second_moment=law.end.map_second_moment,
+        map_gap=law.end.map_gap,
+        map_route=FLIGHT,
+    )
+    if not backward:
+        return found
+    return found._replace(
+        log_gradient=np.log(law.end.gradient), log_branch_gradient=np.log(law.end.branch_gradient)
+    )
 
 
 def _added(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:

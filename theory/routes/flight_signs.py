@@ -22,10 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from theory.errors import out_of_domain
-from theory.routes.random_flight import flight_fits, radial_nodes
+from theory.routes.random_flight import flight_fits, radial_nodes, sphere_series
 
 __all__ = ["FlightSigns", "flight_signs"]
 
@@ -64,7 +63,7 @@ def flight_signs(
         A start without width, or too narrow against a step for the integrals.
     """
     n, q, p = size - 1, second_moment, product
-    if not flight_fits(start=q - abs(p), length=length):
+    if not flight_fits(dimensions=n, start=q - abs(p), length=length):
         raise out_of_domain("product", p, "well below second_moment", "use a population")
     r, weight = radial_nodes(q - abs(p), length, steps)
     u, part = np.polynomial.legendre.leggauss(_ANGLES)
@@ -77,7 +76,7 @@ def flight_signs(
     # P t, and Lambda with its derivatives.
     one, two = (t - (first + second) / size for t in (first, second))
     z2 = (length * r) ** 2 * (1.0 - (1.0 + s) / size)
-    factor, once, twice = (special.hyp0f1(0.5 * n + j, -0.25 * z2) for j in range(3))
+    factor, once, twice = (sphere_series(0.5 * n + j, 0.25 * z2) for j in range(3))
     curved = once / (n * size) + length**2 * one * two * twice / (n * (n + 2.0))
     down_one, down_two = (-(length**2) / n * once * t for t in (one, two))
     # The Gaussian's.

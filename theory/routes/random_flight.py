@@ -22,7 +22,13 @@ from scipy import special
 
 from theory.errors import HypothesisError, out_of_domain
 
-__all__ = ["RandomFlight", "flight_fits", "radial_nodes", "random_flight"]
+__all__ = [
+    "RandomFlight",
+    "flight_fits",
+    "radial_nodes",
+    "random_flight",
+    "sphere_series",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -30,6 +36,8 @@ FloatArray = NDArray[np.float64]
 _REACH = 8.8
 _MOST_PANELS = 2000
 _NODES = 16
+# Orders of Bessel functions that double precision holds.
+_MOST_DIMENSIONS = 511
 
 
 class RandomFlight(NamedTuple):
@@ -39,9 +47,26 @@ class RandomFlight(NamedTuple):
     along: FloatArray
 
 
-def flight_fits(*, start: float, length: float) -> bool:
+def flight_fits(*, dimensions: float, start: float, length: float) -> bool:
     """Whether the start is wide enough against a step for the integrals' panels."""
-    return start > 0.0 and _REACH * length / math.sqrt(start) <= _MOST_PANELS
+    wide = start > 0.0 and _REACH * length / math.sqrt(start) <= _MOST_PANELS
+    return wide and dimensions <= _MOST_DIMENSIONS
+
+
+def sphere_series(order: float, w: FloatArray) -> FloatArray:
+    """0F1(order; -w) of w >= 0: its series, beyond w = order J_{order - 1}(2 sqrt w).
+
+    SciPy's own multiplies a Bessel function that underflows by a power that overflows.
+    """
+    total, term = np.ones_like(w), np.ones_like(w)
+    near = w < order
+    for m in range(1, 40):
+        term = term * np.where(near, -w / (m * (order + m - 1.0)), 0.0)
+        total += term
+    far = w[~near]
+    size = special.gammaln(order) + 0.5 * (1.0 - order) * np.log(far)
+    total[~near] = np.exp(size) * special.jv(order - 1.0, 2.0 * np.sqrt(far))
+    return total
 
 
 def random_flight(steps: int, *, dimensions: int, start: float, length: float) -> RandomFlight:
@@ -70,13 +95,14 @@ def random_flight(steps: int, *, dimensions: int, start: float, length: float) -
         raise HypothesisError(
             f"a pool of rank {n} has an infinite E[1/R^2]; enlarge the pool to rank 3 or more"
         )
-    if not flight_fits(start=start, length=length):
-        raise out_of_domain("start", start, "at least 2e-5 length^2", "use a population")
+    if not flight_fits(dimensions=n, start=start, length=length):
+        domain = f"at least 2e-5 length^2, of at most {_MOST_DIMENSIONS} dimensions"
+        raise out_of_domain("start", start, domain, "use a population")
     t, weight = radial_nodes(start, length, steps)
     z = length * t
-    factor = special.hyp0f1(0.5 * n, -0.25 * z * z)
+    factor = sphere_series(0.5 * n, 0.25 * z * z)
     # Lambda'' from Bessel's equation and Lambda'(z) = -z/n 0F1(n/2 + 1; -z^2/4).
-    bend = (n - 1.0) / n * special.hyp0f1(0.5 * n + 1.0, -0.25 * z * z) - factor
+    bend = (n - 1.0) / n * sphere_series(0.5 * n + 1.0, 0.25 * z * z) - factor
     measure = weight * t * np.exp(-0.5 * start * t * t)
     inverse, curved = np.empty(steps + 1), np.zeros(steps + 1)
     inverse[0] = 1.0 / (start * (n - 2.0))
