@@ -2,7 +2,7 @@
 
 ``prediction`` chooses.  ``normact`` acts on a population and pulls gradients back, ``propagate``
 interprets a network's operations, ``result`` averages; the state itself is ``theory.states.population``.
-``known`` (with ``walks``, ``flights``, ``branch_ends``, ``shared_ends``, ``shared_sandwiches``) and
-``spheres`` (with ``sphere_pairs``) say what needs no population, ``pair_paths`` what gradients need only
-pairs of samples, and ``contrasts`` where a population only corrects the maps of Gaussians.
+``known`` (with ``walks``, ``flights``, ``branch_ends``, ``shared_ends``) and ``spheres`` (with
+``sphere_pairs``) say what needs no population, ``pair_paths`` what gradients need only pairs of samples,
+and ``contrasts`` where a population only corrects the maps of Gaussians.
 """

@@ -4,14 +4,11 @@ The characteristic function is radial, phi_k(t) = exp(-s^2 t^2/2) Lambda(rho t)^
 Lambda(z) = 0F1(n/2; -z^2/4), and inverse squares are integrals over it:
 
     E[|x_k|^-2] = 1/(n - 2) int_0^inf t phi_k(t) dt,
-    E[(v_j x_k)^2 |x_k|^-4] = (E[|x_k|^-2] + int_0^inf t Lambda''(rho t) phi_{k-1}(t) dt)/2,   j <= k,
-    E[|x_k|^-4] = 1/(2 (n - 2) (n - 4)) int_0^inf t^3 phi_k(t) dt,
-    E[(v_j x_k)^2 |x_k|^-6] = (2 E[|x_k|^-4] + 1/(n - 2) int_0^inf t^3 Lambda''(rho t) phi_{k-1}(t) dt)/8.
+    E[(v_j x_k)^2 |x_k|^-4] = (E[|x_k|^-2] + int_0^inf t Lambda''(rho t) phi_{k-1}(t) dt)/2,   j <= k.
 
 The first averages |x|^-2 = int exp(-w |x|^2) dw, whose integrand is phi_k at a Gaussian point.  The
 second takes d^2/d rho^2 of E log|x_{k-1} + rho v| = const - int phi_k(t) dt/t, since
-d^2 log|x + rho v|/d rho^2 = |x|^-2 - 2 (v x)^2 |x|^-4; steps are exchangeable given x_k.  The last two
-alike, from d^2 |x + rho v|^-2/d rho^2 = 8 (v x)^2 |x|^-6 - 2 |x|^-4.  Derived here.
+d^2 log|x + rho v|/d rho^2 = |x|^-2 - 2 (v x)^2 |x|^-4; steps are exchangeable given x_k.  Derived here.
 """
 
 from __future__ import annotations
@@ -44,15 +41,10 @@ _MOST_DIMENSIONS = 511
 
 
 class RandomFlight(NamedTuple):
-    """E[|x_k|^-2], and E[(v x_k)^2 |x_k|^-4] of a step v behind it, k = 0 ... steps (0 at k = 0).
-
-    ``fourth`` and ``fourth_along`` are those over |x_k|^2; NaN where n < 5.
-    """
+    """E[|x_k|^-2], and E[(v x_k)^2 |x_k|^-4] of a step v behind it, k = 0 ... steps (0 at k = 0)."""
 
     inverse: FloatArray
     along: FloatArray
-    fourth: FloatArray
-    fourth_along: FloatArray
 
 
 def flight_fits(*, dimensions: float, start: float, length: float) -> bool:
@@ -112,22 +104,15 @@ def random_flight(steps: int, *, dimensions: int, start: float, length: float) -
     # Lambda'' from Bessel's equation and Lambda'(z) = -z/n 0F1(n/2 + 1; -z^2/4).
     bend = (n - 1.0) / n * sphere_series(0.5 * n + 1.0, 0.25 * z * z) - factor
     measure = weight * t * np.exp(-0.5 * start * t * t)
-    inverse, fourth = np.empty((2, steps + 1))
-    curved, fourth_curved = np.zeros((2, steps + 1))
-    rest = n - 4.0 if n > 4 else math.nan
+    inverse, curved = np.empty(steps + 1), np.zeros(steps + 1)
     inverse[0] = 1.0 / (start * (n - 2.0))
-    fourth[0] = inverse[0] / (start * rest)
-    # t and t^3 at once.
-    powers = np.stack((np.ones_like(t), t * t))
     for k in range(1, steps + 1):
-        curved[k], fourth_curved[k] = powers @ (measure * bend)
+        curved[k] = measure @ bend
         measure = measure * factor
-        inverse[k], fourth[k] = powers @ measure / (n - 2.0)
-    fourth[1:] /= 2.0 * rest
+        inverse[k] = measure.sum() / (n - 2.0)
     along = 0.5 * (inverse + curved)
-    fourth_along = 0.25 * fourth + 0.125 * fourth_curved / (n - 2.0)
-    along[0] = fourth_along[0] = 0.0
-    return RandomFlight(inverse, along, fourth, fourth_along)
+    along[0] = 0.0
+    return RandomFlight(inverse, along)
 
 
 def radial_nodes(start: float, length: float, steps: int) -> tuple[FloatArray, FloatArray]:
