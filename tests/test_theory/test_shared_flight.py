@@ -40,12 +40,12 @@ def ends(
     return Residual(layer, depth=depth, **({"order": "branch_end_norm", "maps": 1} | options))
 
 
-@pytest.mark.parametrize("order", [1.5, 7.5, 32.0, 127.5, 257.5])
+@pytest.mark.parametrize("order", [1.5, 7.5, 32.0, 41.0, 257.5, 5000.0])
 def test_characteristic_function_of_a_sphere(order: float) -> None:
-    w = order * np.array([0.0, 1e-13, 1e-6, 0.03, 0.99, 1.01, 2.0, 7.0, 30.0])
+    w = order * np.array([0.0, 1e-13, 1e-6, 0.03, 1.0, 2.0, 7.0, 30.0, 100.0])
     with mpmath.workdps(200):
         exact = [float(mpmath.hyp0f1(order, -mpmath.mpf(x))) for x in w]
-    np.testing.assert_allclose(sphere_series(order, w), exact, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(sphere_series(order, w), exact, rtol=0.0, atol=1e-13)
 
 
 @pytest.mark.parametrize("degrees", [5, 6, 7, 8, 15, 64])
@@ -238,7 +238,7 @@ def test_a_thousand_blocks_without_a_population() -> None:
     ("norm", "order", "batch"),
     [
         (th.batch_norm(), "sandwich", 300),
-        (th.batch_norm(), "branch_end_norm", 300),
+        (th.batch_norm(), "branch_end_norm", 600),
         (th.group_norm(256), "sandwich", 2),
         (th.variance_norm(), "branch_end_norm", LARGEST_POOL),
     ],

@@ -70,10 +70,8 @@ def end_refusal(
     start = initial(network, inputs).unscaled()
     q, p = start.second_moment, start.second_moment * (1.0 - start.gap)
     length = abs(network.factors[1]) * math.sqrt(norm.divisor(batch=inputs.batch, positions=1))
-    if start.mean or not flight_fits(
-        dimensions=inputs.batch - 1.0, start=q - abs(p), length=margin * length
-    ):
-        return "a start with a mean, or narrow against a step, or a pool that is too large"
+    if start.mean or not flight_fits(start=q - abs(p), length=margin * length):
+        return "a start with a mean, or narrow against a step"
     return None
 
 

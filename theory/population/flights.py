@@ -73,8 +73,8 @@ def flight_refusal(network: Network, inputs: ExchangeableInputs) -> str | None:
     length = abs(network.factors[1]) * math.sqrt(norm.divisor(batch=inputs.batch, positions=1))
     coupled = norm.pool.samples
     start = _variance(initial(network, inputs), coupled)
-    if not flight_fits(dimensions=size - 1.0, start=start, length=length):
-        return "a start that is narrow against a step, or a pool that is too large"
+    if not flight_fits(start=start, length=length):
+        return "a start that is narrow against a step"
     return None
 
 

@@ -63,7 +63,7 @@ def flight_signs(
         A start without width, or too narrow against a step for the integrals.
     """
     n, q, p = size - 1, second_moment, product
-    if not flight_fits(dimensions=n, start=q - abs(p), length=length):
+    if not flight_fits(start=q - abs(p), length=length):
         raise out_of_domain("product", p, "well below second_moment", "use a population")
     r, weight = radial_nodes(q - abs(p), length, steps)
     u, part = np.polynomial.legendre.leggauss(_ANGLES)

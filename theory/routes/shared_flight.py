@@ -123,7 +123,7 @@ class SharedFlight:
     ) -> None:
         self.size, self.dimensions, self.length = size, size - 1, length
         q, p = second_moment, product
-        if not flight_fits(dimensions=size - 1, start=q - abs(p), length=length):
+        if not flight_fits(start=q - abs(p), length=length):
             raise out_of_domain("product", p, "well below second_moment", "use a population")
         if not 4 <= size <= LARGEST_POOL:
             raise out_of_domain("size", size, f"in [4, {LARGEST_POOL}]", "use a population")
