@@ -182,7 +182,7 @@ def _gradient(network: Residual, branch: Branch) -> GrowthLaw:
 
 
 def _grows_alike(network: Residual, branch: Branch) -> bool:
-    """VN in branches that end in a linear map, 3 < B < inf: where ``_alike`` is derived."""
+    """VN in branches that are uncorrelated with the stream, 3 < B < inf: where ``_alike`` is derived."""
     norm, activation = network.layer.norm, network.layer.activation
     return (
         norm is not None
@@ -191,7 +191,7 @@ def _grows_alike(network: Residual, branch: Branch) -> bool:
         and activation.ray_slopes is not None
         and activation.shift == 0.0
         and not network.weights.centered
-        and network.order in ("pre_activation", "pre_norm")
+        and network.order in ADDITIVE
         and abs(network.factors[0]) == 1.0
         # b = 1/sqrt(L) leaves the samples where they are.
         and not (network.depth > 1 and network.factors[1] == 1.0 / math.sqrt(network.depth))
@@ -202,8 +202,8 @@ def _grows_alike(network: Residual, branch: Branch) -> bool:
 def _alike(branch: Branch) -> GrowthLaw:
     """q' - q ~ c r q/d and d' - d ~ c with d = q - p -> 0 beside q: q ~ l^r, r = ((B-1)/(B-3))^N.
 
-    Behind VN contrasts of samples are B/(B-1) and E[N^2] ~ B/(B-3) q/d (N of them in a branch), and
-    samples that are alike have one sign, so that phi scales both.  Derived here.
+    Behind VN contrasts of samples are B/(B-1) and E[N^2] ~ B/(B-3) q/d (N of them in a branch, before phi,
+    at its end, or both), and samples that are alike have one sign, so that phi scales both.  Derived here.
     """
     size = branch.batch
     norms = sum(isinstance(op, NormAct) and op.norm is not None for op in branch.ops)

@@ -23,6 +23,7 @@ from theory.growth import (
 from theory.nf_scaling import nf_scaled
 from theory.population.result import population
 from theory.residual_growth import growth_law
+from theory.routes.random_flight import random_flight
 from theory.routes.walk_density import walk_law
 from theory.specs.networks import Layer
 from theory.specs.residual import ORDERS, Residual
@@ -441,6 +442,7 @@ def test_means_of_branches_enter_with_any_skip(skip: float) -> None:
         ("pre_activation", 1, 6, th.leaky_relu(0.2), 0.5),
         ("pre_activation", 2, 6, th.relu, 1.0),
         ("pre_norm", 2, 5, th.relu, 1.0),
+        ("branch_end_norm", 2, 5, th.leaky_relu(0.2), 0.5),
     ],
 )
 def test_powers_of_variance_norm(
@@ -461,6 +463,28 @@ def test_powers_of_variance_norm(
     columns = [at ** (-0.5 * k * (power - 1.0)) for k in range(5)]
     fitted = np.linalg.lstsq(np.stack(columns, axis=1), local, rcond=None)[0][0]
     assert fitted == pytest.approx(power, rel=2e-3)
+
+
+def test_power_of_variance_norm_behind_one_map() -> None:
+    """N at the branch's end sees phi of the stream itself."""
+    net = Residual(VN, depth=800, order="branch_end_norm", maps=1)
+    law = growth_law(net, batch=4)
+    assert exponent_of(law.variance) == pytest.approx(3.0, rel=1e-12)
+    log_q = th.predict(net, th.exchangeable(batch=4, gap=0.5), backward=False).log_second_moment
+    assert (log_q[799] - log_q[399]) / math.log(2.0) == pytest.approx(3.0, rel=3e-3)
+
+
+@pytest.mark.parametrize("batch", [4, 6, 8])
+def test_power_of_variance_norm_in_sandwiches(batch: int) -> None:
+    """phi = identity: the mean over samples grows by 1 + B n E|y|^-2/(n - 2), y the flight of contrasts."""
+    layer = Layer(norm=th.variance_norm(), activation=th.identity)
+    net = Residual(layer, depth=4_000, order="sandwich", maps=2)
+    power = exponent_of(growth_law(net, batch=batch).variance)
+    n = batch - 1
+    assert power == pytest.approx((n / (n - 2.0)) ** 2, rel=1e-12)
+    flight = random_flight(4_000, dimensions=n, start=0.7, length=math.sqrt(batch))
+    level = np.cumsum(np.log1p(batch * n / (n - 2.0) * flight.inverse))
+    assert (level[3_999] - level[1_999]) / math.log(2.0) == pytest.approx(power, rel=4e-3)
 
 
 def simulated_second_moment(branch: Any, *, skip: float, depth: int) -> Any:
