@@ -48,7 +48,7 @@ def test_characteristic_function_of_a_sphere(order: float) -> None:
     np.testing.assert_allclose(sphere_series(order, w), exact, rtol=0.0, atol=1e-13)
 
 
-@pytest.mark.parametrize("degrees", [5, 6, 7, 8, 15, 64])
+@pytest.mark.parametrize("degrees", [5, 6, 7, 8, 15, 64, 100, 1023])
 def test_characteristic_function_of_student(degrees: int) -> None:
     """Given c = chi^2_n, t is Gaussian of variance 1/c: averages of Hermite polynomials over c."""
     y = np.array([1e-6, 1e-3, 0.1, 1.0, 4.0, 30.0])
@@ -61,7 +61,7 @@ def test_characteristic_function_of_student(degrees: int) -> None:
             density = mpmath.exp(mpmath.mpf(degrees) / 2 * s - c / 2 - x * x / (2 * c))
             return density * factor(1 / c, x * x / c**2)
 
-        return mpmath.quad(integrand, [-70, -30, -12, -6, -3, -1, 0, *range(1, 9)])
+        return mpmath.quad(integrand, [-70, -30, -12, -6, -3, -1, 0, *range(1, 13)])
 
     with mpmath.workdps(25):
         for k, x in enumerate(map(mpmath.mpf, y.tolist())):
@@ -79,8 +79,10 @@ def test_characteristic_function_of_student(degrees: int) -> None:
                 float(mpmath.log(value / size)), rel=1e-9, abs=1e-9
             )
             assert found.slope[k] == pytest.approx(float(slope), rel=1e-9)
-            assert found.second[k] == pytest.approx(float(second), rel=1e-9, abs=1e-13)
-            assert found.fourth[k] == pytest.approx(float(fourth), rel=1e-9, abs=1e-13)
+            # Differences of numbers near 1, and behind Debye's expansion of logarithms of size n.
+            digits = 1e-13 + 3e-15 * degrees
+            assert found.second[k] == pytest.approx(float(second), rel=1e-9, abs=digits)
+            assert found.fourth[k] == pytest.approx(float(fourth), rel=1e-9, abs=digits)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ __all__ = ["SharedLaw", "shared_law", "shared_refusal"]
 
 FloatArray = NDArray[np.float64]
 
-# What roundings and nodes leave of E|x x'|, of which c is the small difference from q.
+# What roundings and nodes leave of E|x x'|, of which c is the small difference from q, of 100 samples.
 _INTEGRALS = 1e-11
 # A grid of two dimensions takes memory: a quarter of the panels that one dimension may have.
 _MARGIN = 4.0
@@ -112,7 +112,8 @@ def shared_law(network: Residual, inputs: ExchangeableInputs, *, backward: bool)
         flight.weigh(across)
     gap = apart[1:] / q[1:]
     end = EndLaw(h, contrast / h, gradient, branch)
-    return SharedLaw(q[1:], gap, end, _INTEGRALS / min(float(gap.min()), start.gap))
+    error = _INTEGRALS * max(1.0, size / 100.0) / min(float(gap.min()), start.gap)
+    return SharedLaw(q[1:], gap, end, error)
 
 
 def _last_gap(first: float, apart: FloatArray, *, rho2: float, size: int) -> float:

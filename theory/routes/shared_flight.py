@@ -18,9 +18,11 @@ Derived here.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 from scipy import special
 
@@ -31,12 +33,12 @@ __all__ = ["LARGEST_POOL", "SharedFlight", "Student", "student"]
 
 FloatArray = NDArray[np.float64]
 
-LARGEST_POOL = 256
-"""N: beyond, psi takes a recurrence of N/2 steps."""
+LARGEST_POOL = 1024
+"""N: beyond, psi's derivatives, differences that nearly cancel, have less than seven digits."""
 
 _ANGLES = 16
-# y beyond which e^y would overflow and psi is below 1e-260, N being at most that.
-_END = 600.0
+# Degrees of freedom from which psi is expanded.
+_MANY = 100
 # Of a characteristic function; moments take it times (q t^2), at most 1e9 or so.
 _NEGLIGIBLE = 1e-24
 
@@ -60,8 +62,14 @@ def student(y: FloatArray, degrees: int) -> Student:
     degrees
         n >= 3 (the fourth for n >= 5).
     """
-    n, y = degrees, np.minimum(y, _END)
-    # e^y G_mu from mu = 0 and 1, or -1/2 and 1/2, in units of 2^(mu - 1) Gamma(mu) further up.
+    n = degrees
+    log, first, second = _recurred(y, n) if n < _MANY else _expanded(y, n)
+    cross = first - (n - 4.0) * second
+    return Student(log, y * first, (n - 1.0) * first - 1.0, (3.0 + y * y) * second - n * cross)
+
+
+def _recurred(y: FloatArray, n: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """log psi, G_{nu-1}/G_nu and G_{nu-2}/G_nu from Bessel functions of order 0 and 1, or -1/2 and 1/2."""
     if n % 2:
         mu = 0.5
         now = np.full_like(y, math.sqrt(0.5 * math.pi))
@@ -69,24 +77,43 @@ def student(y: FloatArray, degrees: int) -> Student:
     else:
         mu = 1.0
         now, before = y * special.k1e(y), special.k0e(y)
+    # e^y G_mu in units of 2^(mu - 1) Gamma(mu).
     unit = 2.0 ** (mu - 1.0) * math.gamma(mu)
     now, before = now / unit, before / unit
     square, earlier = y * y, before
     while mu < 0.5 * n - 0.25:
-        now, before, earlier = (
-            now + square * before / (2.0 * mu),
-            now / (2.0 * mu),
-            before / (2.0 * mu),
-        )
+        step = 1.0 / (2.0 * mu)
+        now, before, earlier = now + step * square * before, step * now, step * before
         mu += 1.0
-    first, second = before / now, earlier / now
-    cross = first - (n - 4.0) * second
-    return Student(
-        np.log(now) - y,
-        y * first,
-        (n - 1.0) * first - 1.0,
-        (3.0 + square) * second - n * cross,
-    )
+    return np.log(now) - y, before / now, earlier / now
+
+
+def _expanded(y: FloatArray, n: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The same by Debye's expansion of K_mu(mu z), uniform in z: eight terms leave 1e-15 at mu = 48."""
+    nu = 0.5 * n
+    logs = []
+    for mu in (nu, nu - 1.0, nu - 2.0):
+        root = np.sqrt(1.0 + (y / mu) ** 2)
+        series = np.polynomial.polynomial.polyval(1.0 / root, _debye(mu))
+        constant = 0.5 * math.log(0.5 * math.pi / mu) + mu * math.log(mu)
+        constant -= (mu - 1.0) * math.log(2.0) + math.lgamma(mu)
+        logs.append(constant + mu * (np.log1p(root) - root) - 0.5 * np.log(root) + np.log(series))
+    first = np.exp(logs[1] - logs[0]) / (n - 2.0)
+    return logs[0], first, np.exp(logs[2] - logs[0]) / ((n - 2.0) * (n - 4.0))
+
+
+@lru_cache(maxsize=64)
+def _debye(mu: float) -> FloatArray:
+    """Coefficients of sum (-1)^k u_k(t)/mu^k (DLMF 10.41.9 and 10.41.10)."""
+    term = Polynomial([1.0])
+    total = term
+    for k in range(1, 9):
+        term = (
+            Polynomial([0.0, 0.0, 0.5, 0.0, -0.5]) * term.deriv()
+            + (Polynomial([0.125, 0.0, -0.625]) * term).integ()
+        )
+        total = total + (-1.0 / mu) ** k * term
+    return np.asarray(total.coef)
 
 
 class SharedFlight:
