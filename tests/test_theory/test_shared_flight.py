@@ -18,7 +18,7 @@ import theory as th
 from theory.errors import SpecificationError
 from theory.operators import bind_pull, bind_push
 from theory.population.result import population
-from theory.population.shared_ends import shared_refusal
+from theory.population.shared_ends import shared_law, shared_refusal
 from theory.program import Linear, NormAct
 from theory.routes.flight_signs import flight_signs
 from theory.routes.random_flight import sphere_series
@@ -48,10 +48,10 @@ def test_characteristic_function_of_a_sphere(order: float) -> None:
     np.testing.assert_allclose(sphere_series(order, w), exact, rtol=0.0, atol=1e-13)
 
 
-@pytest.mark.parametrize("degrees", [5, 6, 7, 8, 15, 64, 100, 1023])
+@pytest.mark.parametrize("degrees", [5, 6, 8, 15, 100, 1023])
 def test_characteristic_function_of_student(degrees: int) -> None:
     """Given c = chi^2_n, t is Gaussian of variance 1/c: averages of Hermite polynomials over c."""
-    y = np.array([1e-6, 1e-3, 0.1, 1.0, 4.0, 30.0])
+    y = np.array([1e-6, 0.1, 4.0, 30.0])
     found = student(y, degrees)
 
     def average(factor: Any, x: Any) -> Any:
@@ -157,9 +157,9 @@ def test_shared_steps_by_draws() -> None:
 
 
 def test_a_line_in_place_of_relu_is_a_recursion_of_operators() -> None:
-    """phi = identity: N sees a Gaussian of the stream's covariance, and masks are 1."""
+    """phi = identity: W's inputs are the stream, and masks are 1; ``predict`` takes operators then."""
     network, inputs = ends(depth=12, activation=th.identity), th.exchangeable(batch=8, gap=0.5)
-    exact = th.predict(network, inputs)
+    exact = shared_law(network, inputs, backward=True)
     ops = (Linear(th.gaussian()), NormAct(network.layer.norm, th.identity))
     states, state = [], Exchangeable(8, 1.0, 0.5)
     for k in range(12):
@@ -174,11 +174,11 @@ def test_a_line_in_place_of_relu_is_a_recursion_of_operators() -> None:
         assert exact.gap[k] == pytest.approx(contrast / total, rel=1e-9)
     same, pair = 1.0, 0.0
     for k in reversed(range(12)):
-        assert np.asarray(exact.gradient_norm)[k] ** 2 == pytest.approx(same, rel=1e-9)
+        assert exact.end.gradient[k] == pytest.approx(same, rel=1e-9)
         gradient = Gradient((same, pair), 0, 0.0)
         gradient = bind_pull(ops[1], states[k][1])[0](states[k][1], gradient)
         at_map = gradient.value[0] * 4.0**gradient.exponent
-        assert np.asarray(exact.branch_gradient_norm)[k] ** 2 == pytest.approx(at_map, rel=1e-9)
+        assert exact.end.branch_gradient[k] == pytest.approx(at_map, rel=1e-9)
         gradient = bind_pull(ops[0], states[k][0])[0](states[k][0], gradient)
         same += gradient.value[0] * 4.0**gradient.exponent
         pair += gradient.value[1] * 4.0**gradient.exponent
