@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import HypothesisError, NumericalError
+from theory.population.bent_cylinders import bent_cylinder_law, bent_cylinder_refusal
+from theory.population.bent_flights import bent_flight_law, bent_flight_refusal
 from theory.population.contrasts import controlled_gaps
 from theory.population.cylinders import CYLINDER_WALK, cylinder_law, cylinder_refusal
 from theory.population.known import Known, known
@@ -47,6 +49,12 @@ FloatArray = NDArray[np.float64]
 SEED = 0
 SAMPLED = "sampled sphere walk"
 POPULATIONS = 16
+_RAISED = (
+    (cylinder_refusal, cylinder_law, CYLINDER_WALK),
+    (bent_cylinder_refusal, bent_cylinder_law, CYLINDER_WALK),
+    (raised_flight_refusal, raised_flight_law, RAISED_FLIGHT),
+    (bent_flight_refusal, bent_flight_law, RAISED_FLIGHT),
+)
 
 
 def predict_population(
@@ -176,13 +184,12 @@ def _raised(
     """Post-norm and sandwiches with VN, unless their numbers leave the range of floating point."""
     signal = _endless(kind, depth=network.depth) if backward else (None,) * 4
     follow = backward and signal is None
+    chosen = next((way for way in _RAISED if way[0](network, inputs) is None), None)
+    if chosen is None:
+        return None
+    _, law_of, route = chosen
     try:
-        if cylinder_refusal(network, inputs) is None:
-            law, route = cylinder_law(network, inputs, backward=follow), CYLINDER_WALK
-        elif raised_flight_refusal(network, inputs) is None:
-            law, route = raised_flight_law(network, inputs, backward=follow), RAISED_FLIGHT
-        else:
-            return None
+        law = law_of(network, inputs, backward=follow)
     except NumericalError:
         return None
     if follow:
