@@ -41,7 +41,7 @@ FloatArray = NDArray[np.float64]
 # Interpolation, quadrature and the flight's integrals, of one block; ends of the grid.
 _SMOOTH, _LEAST = 1e-9, 1e-13
 # Cosines of a step; the least chi that its block's average is divided by.
-_COSINES, _GONE = 32, 1e-13
+_COSINES, _GONE = 64, 1e-13
 # u where the transform's integral starts, in closed form before, and ends.
 _NEAR, _FAR = 1e-7, 80.0
 
@@ -211,9 +211,10 @@ def _backward(flight: _Flight, blocks: list[_Block]) -> tuple[FloatArray, FloatA
     # As in ``raised_flights``, of lines; of kinks functions of t, but for what they add to the whole.
     mean, whole, across, raised = 1.0, float(n), n - 1.0, 0.0
     on_mean, on_rest = np.zeros((2, len(flight.t2)))
+    log_unit = 0.0
     for k in reversed(range(len(blocks))):
         height, psi, length, level, contrast = blocks[k]
-        gradient[k] = (mean + whole) / size
+        gradient[k] = math.log((mean + whole) / size) + log_unit
         scale = radius2 / contrast
         inverse = scale / (n - 2.0)
         leant = level * scale * inverse / (n - 4.0)
@@ -234,7 +235,7 @@ def _backward(flight: _Flight, blocks: list[_Block]) -> tuple[FloatArray, FloatA
         passed += leant * mean * size / radius2
         passed += scale * float(once @ on_rest)
         passed += level * scale * scale * size / radius2 * float(twice @ on_mean)
-        branch[k] = flight.branch2 * (reached + passed) / size
+        branch[k] = math.log(flight.branch2 * (reached + passed) / size) + log_unit
         outer = flight.variance * flight.branch2 * reached
         inner = flight.variance * flight.branch2 * passed / n
         # What lines return to x_k, and what the kink does.
@@ -249,7 +250,11 @@ def _backward(flight: _Flight, blocks: list[_Block]) -> tuple[FloatArray, FloatA
         on_mean += parts[0]
         on_rest += parts[1]
         whole += float(flight.weight @ (parts[0] + parts[2]))
-    return np.log(gradient), np.log(branch)
+        unit = mean + whole
+        mean, whole, across, raised = (value / unit for value in (mean, whole, across, raised))
+        on_mean, on_rest = on_mean / unit, on_rest / unit
+        log_unit += math.log(unit)
+    return gradient, branch
 
 
 def _kinked(flight: _Flight, length: Weights) -> FloatArray:

@@ -27,13 +27,17 @@ __all__ = ["Crossings", "crossing_moments", "crossings"]
 
 FloatArray = NDArray[np.float64]
 
-_NODES, _POINTS = 96, 2000
+_NODES, _POINTS = 96, 300
+# Deviations of rho at which means are fitted, over that of the narrowest Gaussian and over the end.
+_NARROW, _WIDE = 0.15, 100.0
 # The widest Gaussian's deviations that the fit sees.
 _FAR = 8.0
 # Deviations of y that are kept.
 _REACH = 9.5
 # Weight of a mean in the fit, that of a value being 1.
 _MEANS = 1e3
+# Errors between the scales of means that were looked at.
+_BETWEEN = 1e-8
 # Directions of the fit that rounding would fill.
 _RIDGE = 1e-10
 
@@ -71,25 +75,28 @@ def crossings(dimensions: int, radius2: float) -> Crossings:
     first = math.floor(math.log(end * end / (8.0 * n)) / SPACING)
     last = math.ceil(math.log(6.0 * end * end / math.sqrt(n)) / SPACING)
     tau = np.exp(SPACING * np.arange(first, last + 1.0))
-    rho = np.linspace(0.0, max(_FAR * math.sqrt(tau[-1]), end), _POINTS)
-    values = np.zeros((3, _POINTS))
-    inside = rho < end
-    values[:, inside] = crossing_moments(rho[inside], dimensions=n, radius2=radius2)
+    # Graded towards the end, where powers of n/2 stop.
+    node, weight = np.polynomial.legendre.leggauss(_POINTS)
+    short = 0.5 * (1.0 - node)
+    inside = end * (1.0 - short * short)
+    beyond = np.linspace(end, max(_FAR * math.sqrt(tau[-1]), 2.0 * end), _POINTS)
+    values = crossing_moments(inside, dimensions=n, radius2=radius2)
     # Means over N(0, V), relative to that of signs, beside values: they are what will be asked.
-    scales = np.geomspace(4.0 * rho[1], 4.0 * rho[-1], 60)
-    normal = np.exp(-0.5 * (rho / scales[:, None]) ** 2)
-    normal[:, 0] *= 0.5
-    normal *= 1.0 / (normal @ values[1])[:, None]
-    asked = np.vstack((np.eye(_POINTS), _MEANS * normal))
-    basis = asked @ np.exp(-0.5 * rho[:, None] ** 2 / tau)
+    scales = np.geomspace(_NARROW * math.sqrt(tau[0]), _WIDE * end, 80)
+    density = np.exp(-0.5 * (inside / scales[:, None]) ** 2) / scales[:, None]
+    means = values @ (end * short * weight * density * math.sqrt(2.0 / math.pi)).T
+    asked = np.hstack((values, np.zeros((3, _POINTS)), _MEANS * means / means[1]))
+    over = np.sqrt(tau / (tau + scales[:, None] ** 2))
+    rho = np.concatenate((inside, beyond))
+    basis = np.vstack((np.exp(-0.5 * rho[:, None] ** 2 / tau), _MEANS * over / means[1][:, None]))
     left, size, right = np.linalg.svd(basis, full_matrices=False)
     kept = size > _RIDGE * size[0]
-    fits = ((values @ asked.T) @ left[:, kept] / size[kept]) @ right[kept]
-    off = (fits @ basis.T - values @ asked.T)[:, _POINTS:] / (values @ asked.T)[:, _POINTS:]
-    # Between two scales the larger of theirs.
-    worst = np.abs(off).max(axis=0)
+    fits = (asked @ left[:, kept] / size[kept]) @ right[kept]
+    worst = np.abs(fits @ over.T / means - 1.0).max(axis=0)
+    # Between two scales three times the larger of theirs, and a little.
     worst = np.maximum(worst, np.maximum(np.append(worst[1:], 0.0), np.append(0.0, worst[:-1])))
-    return Crossings(first, *fits, scales * scales, worst)
+    product, sign, along = fits
+    return Crossings(first, product, sign, along, scales * scales, 3.0 * worst + _BETWEEN)
 
 
 def crossing_moments(rho: FloatArray, *, dimensions: int, radius2: float) -> FloatArray:

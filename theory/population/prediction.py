@@ -1,7 +1,8 @@
 """Predictions for streams that are not Gaussian, with an error for every number: who gives which.
 
-``spheres`` give post-norm streams of GN and BN, without a population.  Else populations of channels give
-everything, and what ``known`` says of second moments, gaps and gradients takes the place of averages.
+``spheres`` give post-norm streams of GN and BN, without a population; ``cylinders``, ``raised_flights`` and
+their bent kin post-norm streams and sandwiches of VN.  Else populations of channels give everything, and
+what ``known`` says of second moments, gaps and gradients takes the place of averages.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.errors import HypothesisError, NumericalError
+from theory.errors import HypothesisError
 from theory.population.bent_cylinders import bent_cylinder_law, bent_cylinder_refusal
 from theory.population.bent_flights import bent_flight_law, bent_flight_refusal
 from theory.population.contrasts import controlled_gaps
@@ -93,9 +94,9 @@ def predict_population(
         return _sphere(network, inputs, kind, backward=backward, refine=refine)
     endless = kind.status == "infinite"
     if isinstance(network, Residual):
-        found = _raised(network, inputs, kind, backward=backward)
-        if found is not None:
-            return found
+        raised = _raised(network, inputs, kind, backward=backward)
+        if raised is not None:
+            return raised
     exact = known(network, inputs, backward=backward and not endless)
     sampled = backward and not endless and exact.log_gradient is None
     paired = sampled and pairs_refusal(network, inputs) is None
@@ -181,17 +182,14 @@ def _sphere(
 def _raised(
     network: Residual, inputs: ExchangeableInputs, kind: Regime, *, backward: bool
 ) -> Prediction | None:
-    """Post-norm and sandwiches with VN, unless their numbers leave the range of floating point."""
+    """Post-norm and sandwiches with VN, None if they are neither."""
     signal = _endless(kind, depth=network.depth) if backward else (None,) * 4
     follow = backward and signal is None
     chosen = next((way for way in _RAISED if way[0](network, inputs) is None), None)
     if chosen is None:
         return None
     _, law_of, route = chosen
-    try:
-        law = law_of(network, inputs, backward=follow)
-    except NumericalError:
-        return None
+    law = law_of(network, inputs, backward=follow)
     if follow:
         error = 0.5 * law.gradient_error
         signal = (0.5 * law.log_gradient, error, 0.5 * law.log_branch_gradient, error)

@@ -126,14 +126,14 @@ def _backward(
     gradient, branch, errors = np.empty((3, len(blocks)))
     # (1.g)^2/B; |P g|^2; |P g|^2 - (v.g)^2 without and per E[A^2] - E[A_m^2].
     mean, whole, across, raised = 1.0, n, n - 1.0, 0.0
-    error = _INTEGRALS
+    error, log_unit = _INTEGRALS, 0.0
     for k in reversed(range(len(blocks))):
         states, height, inverse, leant, lift = blocks[k]
-        gradient[k] = (mean + whole) / size
+        gradient[k] = math.log((mean + whole) / size) + log_unit
         passed = across * inverse + raised * b2 * (leant - lift * inverse)
         passed += leant * mean * size / radius2
         found = pulled(inner, states, mean=b2 * mean * inverse, contrast=b2 * passed / n)
-        branch[k] = found.at_map
+        branch[k] = math.log(found.at_map) + log_unit
         error += found.error
         errors[k] = error
         flat, bent = radius2 * found.contrast, size * radius2 * found.mean
@@ -142,4 +142,7 @@ def _backward(
         turned = bent * (flight.inverse2[k] - flight.along2[k])
         across += flat * ((n - 2.0) * flight.inverse[k] + flight.along[k]) + turned * height
         raised += turned
-    return np.log(gradient), np.log(branch), errors
+        unit = mean + whole
+        mean, whole, across, raised = (value / unit for value in (mean, whole, across, raised))
+        log_unit += math.log(unit)
+    return gradient, branch, errors

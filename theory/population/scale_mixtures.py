@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SPACING", "Weights", "joined", "spread"]
+__all__ = ["SPACING", "Weights", "spread"]
 
 FloatArray = NDArray[np.float64]
 
@@ -62,13 +62,3 @@ def spread(variances: FloatArray, rows: FloatArray) -> Weights:
         for row, target in zip(rows, found, strict=True):
             target += np.bincount(columns + k, weights=factor * row, minlength=count)
     return Weights(first, found)
-
-
-def joined(one: Weights, other: Weights) -> Weights:
-    """Sums of weights of the same kinds."""
-    first = min(one.first, other.first)
-    last = max(w.first + w.rows.shape[1] for w in (one, other))
-    rows = np.zeros((len(one.rows), last - first))
-    for w in (one, other):
-        rows[:, w.first - first : w.first - first + w.rows.shape[1]] += w.rows
-    return Weights(first, rows)
