@@ -29,8 +29,8 @@ from theory.population.result import population
 from theory.population.scale_mixtures import spread
 from theory.routes.cylinder_nodes import cylinder_nodes
 from theory.routes.cylinder_step import cylinder_step
+from theory.routes.fourth_flight import fourth_powers
 from theory.routes.gaussian import slope
-from theory.routes.random_flight import random_flight
 from theory.routes.slope_drop import slope_drop
 
 WAYS: tuple[Any, ...] = (
@@ -98,7 +98,7 @@ def test_the_rule_of_large_noncentralities_continues_the_sum() -> None:
 
 def test_inverse_fourth_powers_of_a_flight() -> None:
     n, start, length = 7, 0.6, 1.8
-    found = random_flight(3, dimensions=n, start=start, length=length)
+    found = fourth_powers(3, dimensions=n, start=start, length=length)
     half = mpmath.mpf(length) ** 2 / start / 2
     inverse = along = mpmath.mpf(0)
     for j in range(200):
@@ -106,10 +106,10 @@ def test_inverse_fourth_powers_of_a_flight() -> None:
         term /= (n - 2 + 2 * j) * (n - 4 + 2 * j)
         inverse += term
         along += term * (2 * j + 1) / (2 * j + n)
-    assert found.inverse2[1] == pytest.approx(float(inverse), rel=1e-10)
-    assert found.along2[1] == pytest.approx(float(along), rel=1e-10)
-    assert found.inverse2[0] == pytest.approx(1.0 / (start * start * 15.0), rel=1e-14)
-    assert random_flight(1, dimensions=4, start=1.0, length=1.0).inverse2[1] == math.inf
+    assert found.inverse[1] == pytest.approx(float(inverse), rel=1e-10)
+    assert found.along[1] == pytest.approx(float(along), rel=1e-10)
+    assert found.inverse[0] == pytest.approx(1.0 / (start * start * 15.0), rel=1e-14)
+    assert fourth_powers(1, dimensions=4, start=1.0, length=1.0).inverse[1] == math.inf
 
 
 @pytest.mark.parametrize("activation", [th.relu, th.gelu, th.tanh, th.selu, th.scaled_relu])

@@ -28,6 +28,7 @@ from theory.population.masks import slope_parts
 from theory.population.scale_mixtures import SPACING, Weights, spread
 from theory.population.spheres import initial
 from theory.routes.cylinder_nodes import cylinder_nodes
+from theory.routes.fourth_flight import FourthPowers, fourth_powers
 from theory.routes.random_flight import RandomFlight, flight_fits, random_flight
 from theory.specs.inputs import ExchangeableInputs
 from theory.specs.networks import Network
@@ -75,7 +76,9 @@ def bent_flight_refusal(network: Network, inputs: ExchangeableInputs) -> str | N
         return refusal
     start = initial(network, inputs).unscaled()
     length = abs(network.factors[1]) * math.sqrt(norm.divisor(batch=inputs.batch, positions=1))
-    if start.mean or not flight_fits(start=start.second_moment * start.gap, length=length):
+    if start.mean or not flight_fits(
+        dimensions=inputs.batch - 1, start=start.second_moment * start.gap, length=length
+    ):
         return "a start with a mean, or narrow against a step"
     return None
 
@@ -97,8 +100,12 @@ class _Flight:
         self.height = mean_of(start) / self.size
         self.narrow = start.second_moment * start.gap
         self.step2 = self.branch2 * self.radius2
+        steps, length = network.depth - 1, math.sqrt(self.step2)
         self.flight: RandomFlight = random_flight(
-            network.depth - 1, dimensions=self.n, start=self.narrow, length=math.sqrt(self.step2)
+            steps, dimensions=self.n, start=self.narrow, length=length
+        )
+        self.fourth: FourthPowers = fourth_powers(
+            steps, dimensions=self.n, start=self.narrow, length=length
         )
         self.cosines = special.roots_gegenbauer(_COSINES, 0.5 * (self.n - 2.0))
         nodes = cylinder_nodes(dimensions=self.n, radius2=1.0, skip=0.0, noise=1.0)
@@ -206,7 +213,8 @@ def _forward(
 
 def _backward(flight: _Flight, blocks: list[_Block]) -> tuple[FloatArray, FloatArray]:
     """(log E[g^2] at the stream, at h)."""
-    size, n, radius2, exact = flight.size, flight.n, flight.radius2, flight.flight
+    size, n, radius2 = flight.size, flight.n, flight.radius2
+    exact, fourth = flight.flight, flight.fourth
     gradient, branch = np.empty((2, len(blocks)))
     # As in ``raised_flights``, of lines; of kinks functions of t, but for what they add to the whole.
     mean, whole, across, raised = 1.0, float(n), n - 1.0, 0.0
@@ -241,8 +249,8 @@ def _backward(flight: _Flight, blocks: list[_Block]) -> tuple[FloatArray, FloatA
         # What lines return to x_k, and what the kink does.
         flat, bent = radius2 * flight.passed * inner, size * radius2 * flight.passed * outer
         mean += radius2 * flight.passed * outer * exact.inverse[k]
-        whole += flat * (n - 1.0) * exact.inverse[k] + bent * height * exact.inverse2[k]
-        turned = bent * (exact.inverse2[k] - exact.along2[k])
+        whole += flat * (n - 1.0) * exact.inverse[k] + bent * height * fourth.inverse[k]
+        turned = bent * (fourth.inverse[k] - fourth.along[k])
         across += flat * ((n - 2.0) * exact.inverse[k] + exact.along[k]) + turned * height
         raised += turned
         kink = flight.bent * n * (inner - outer)

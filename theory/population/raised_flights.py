@@ -34,6 +34,7 @@ from theory.population.exchanged import (
 )
 from theory.population.flights import behind
 from theory.population.spheres import initial
+from theory.routes.fourth_flight import FourthPowers, fourth_powers
 from theory.routes.random_flight import RandomFlight, flight_fits, random_flight
 from theory.specs.inputs import ExchangeableInputs
 from theory.specs.networks import Network
@@ -76,7 +77,9 @@ def raised_flight_refusal(network: Network, inputs: ExchangeableInputs) -> str |
     if refusal is not None or norm is None:
         return refusal
     length = abs(network.factors[1]) * math.sqrt(norm.divisor(batch=inputs.batch, positions=1))
-    if not flight_fits(start=start.second_moment * start.gap, length=length):
+    if not flight_fits(
+        dimensions=inputs.batch - 1, start=start.second_moment * start.gap, length=length
+    ):
         return "a start that is narrow against a step"
     return None
 
@@ -90,7 +93,8 @@ def raised_flight_law(
     n, radius2, b2 = size - 1, norm.divisor(batch=size, positions=1), network.factors[1] ** 2
     start = initial(network, inputs).unscaled()
     narrow = start.second_moment * start.gap
-    flight = random_flight(depth - 1, dimensions=n, start=narrow, length=math.sqrt(b2 * radius2))
+    length = math.sqrt(b2 * radius2)
+    flight = random_flight(depth - 1, dimensions=n, start=narrow, length=length)
     inner = behind(network)
     height, error = mean_of(start) / size, _INTEGRALS
     blocks, streams = list[_Block](), list[Exchangeable]()
@@ -112,11 +116,12 @@ def raised_flight_law(
     zeros = np.zeros(depth)
     if not backward:
         return StreamLaw(streams, maps, zeros, zeros, zeros)
-    return StreamLaw(streams, maps, *_backward(network, blocks, flight))
+    fourth = fourth_powers(depth - 1, dimensions=n, start=narrow, length=length)
+    return StreamLaw(streams, maps, *_backward(network, blocks, flight, fourth))
 
 
 def _backward(
-    network: Residual, blocks: list[_Block], flight: RandomFlight
+    network: Residual, blocks: list[_Block], flight: RandomFlight, fourth: FourthPowers
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """(log E[g^2] at the stream, at h, relative error)."""
     norm, inner = network.layer.norm, behind(network)
@@ -138,8 +143,8 @@ def _backward(
         errors[k] = error
         flat, bent = radius2 * found.contrast, size * radius2 * found.mean
         mean += radius2 * found.mean * flight.inverse[k]
-        whole += flat * (n - 1.0) * flight.inverse[k] + bent * height * flight.inverse2[k]
-        turned = bent * (flight.inverse2[k] - flight.along2[k])
+        whole += flat * (n - 1.0) * flight.inverse[k] + bent * height * fourth.inverse[k]
+        turned = bent * (fourth.inverse[k] - fourth.along[k])
         across += flat * ((n - 2.0) * flight.inverse[k] + flight.along[k]) + turned * height
         raised += turned
         unit = mean + whole
