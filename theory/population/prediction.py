@@ -1,7 +1,8 @@
 """Predictions for streams that are not Gaussian, with an error for every number: who gives which.
 
-``spheres`` give post-norm streams of GN and BN, without a population.  Else populations of channels give
-everything, and what ``known`` says of second moments, gaps and gradients takes the place of averages.
+``spheres`` give post-norm streams of GN and BN, without a population; ``cylinders``, ``raised_flights`` and
+their bent kin post-norm streams and sandwiches of VN.  Else populations of channels give everything, and
+what ``known`` says of second moments, gaps and gradients takes the place of averages.
 """
 
 from __future__ import annotations
@@ -15,9 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import HypothesisError
+from theory.population.bent_cylinders import bent_cylinder_law, bent_cylinder_refusal
+from theory.population.bent_flights import bent_flight_law, bent_flight_refusal
 from theory.population.contrasts import controlled_gaps
+from theory.population.cylinders import CYLINDER_WALK, cylinder_law, cylinder_refusal
 from theory.population.known import Known, known
 from theory.population.pair_paths import pair_gradients, pairs_refusal
+from theory.population.raised_flights import (
+    RAISED_FLIGHT,
+    raised_flight_law,
+    raised_flight_refusal,
+)
 from theory.population.result import PopulationResult, population
 from theory.population.spheres import (
     SPHERE_WALK,
@@ -41,6 +50,12 @@ FloatArray = NDArray[np.float64]
 SEED = 0
 SAMPLED = "sampled sphere walk"
 POPULATIONS = 16
+_RAISED = (
+    (cylinder_refusal, cylinder_law, CYLINDER_WALK),
+    (bent_cylinder_refusal, bent_cylinder_law, CYLINDER_WALK),
+    (raised_flight_refusal, raised_flight_law, RAISED_FLIGHT),
+    (bent_flight_refusal, bent_flight_law, RAISED_FLIGHT),
+)
 
 
 def predict_population(
@@ -78,6 +93,10 @@ def predict_population(
     if isinstance(network, Residual) and walks:
         return _sphere(network, inputs, kind, backward=backward, refine=refine)
     endless = kind.status == "infinite"
+    if isinstance(network, Residual):
+        raised = _raised(network, inputs, kind, backward=backward)
+        if raised is not None:
+            return raised
     exact = known(network, inputs, backward=backward and not endless)
     sampled = backward and not endless and exact.log_gradient is None
     paired = sampled and pairs_refusal(network, inputs) is None
@@ -138,33 +157,69 @@ def _sphere(
     streams, maps = sphere_states(
         network, inputs, populations=populations, chains=chains, seed=SEED
     )
-    observed = Exchangeable.observe(streams + maps)
     depth = network.depth
-    signal: Any = (None,) * 4
-    if backward and kind.status in ("infinite", "degenerate"):
-        ends = np.full(depth, math.inf if kind.status == "infinite" else -math.inf)
-        signal = (np.append(ends[1:], 0.0), np.zeros(depth), ends, np.zeros(depth))
-    elif backward:
+    signal = _endless(kind, depth=depth) if backward else (None,) * 4
+    if backward and signal is None:
         law, error = sphere_law(network, inputs), np.full(depth, 1e-11)
         signal = (0.5 * law.log_gradient, error, 0.5 * law.log_branch_gradient, error)
     sampled = any(state.gap_error for state in streams)
     names = ("gap", "similarity", "stable_rank", "variance", "preactivation_correlation")
     settings = {"populations": str(populations), "chains": str(chains), "seed": str(SEED)}
-    read = tuple(
-        Observables(*(values[part] for values in observed))
-        for part in (slice(depth), slice(depth, None))
-    )
     return _assembled(
         network,
         inputs,
         kind,
-        read,
+        _read(streams, maps),
         signal,
         forward_route=SPHERE_WALK,
         backward_route=SPHERE_WALK if backward else None,
         states=streams,
         routes=dict.fromkeys((*names, "preactivation_gap"), SAMPLED) if sampled else {},
         settings=settings if sampled else {},
+    )
+
+
+def _raised(
+    network: Residual, inputs: ExchangeableInputs, kind: Regime, *, backward: bool
+) -> Prediction | None:
+    """Post-norm and sandwiches with VN, None if they are neither."""
+    signal = _endless(kind, depth=network.depth) if backward else (None,) * 4
+    follow = backward and signal is None
+    chosen = next((way for way in _RAISED if way[0](network, inputs) is None), None)
+    if chosen is None:
+        return None
+    _, law_of, route = chosen
+    law = law_of(network, inputs, backward=follow)
+    if follow:
+        error = 0.5 * law.gradient_error
+        signal = (0.5 * law.log_gradient, error, 0.5 * law.log_branch_gradient, error)
+    return _assembled(
+        network,
+        inputs,
+        kind,
+        _read(law.streams, law.maps),
+        signal,
+        forward_route=route,
+        backward_route=route if backward else None,
+        states=law.streams,
+        routes={},
+    )
+
+
+def _endless(kind: Regime, *, depth: int) -> Any:
+    """What ``_gradients`` says where squares are infinite, or zero: None where they are neither."""
+    if kind.status not in ("infinite", "degenerate"):
+        return None
+    ends = np.full(depth, math.inf if kind.status == "infinite" else -math.inf)
+    return np.append(ends[1:], 0.0), np.zeros(depth), ends, np.zeros(depth)
+
+
+def _read(streams: list[Exchangeable], maps: list[Exchangeable]) -> tuple[Observables, ...]:
+    """Observables of x^l and of h^l."""
+    observed, depth = Exchangeable.observe(streams + maps), len(streams)
+    return tuple(
+        Observables(*(values[part] for values in observed))
+        for part in (slice(depth), slice(depth, None))
     )
 
 

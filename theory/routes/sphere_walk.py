@@ -28,7 +28,7 @@ import numpy as np
 
 from theory.errors import HypothesisError
 
-__all__ = ["SphereStep", "sphere_step"]
+__all__ = ["SphereStep", "poisson", "sphere_step"]
 
 # Where Laguerre's rule takes over: m beside it must be small.
 _LARGE, _NODES = 1e6, 48
@@ -74,7 +74,7 @@ def sphere_step(*, dimensions: int, radius2: float, skip: float, noise: float) -
 def _mean_inverse(m: int, noncentrality: float) -> float:
     """I_m, J ~ Poisson(nu/2): a sum, or int_0^(nu/2) e^-w (1 - 2w/nu)^((m-2)/2) dw/nu at large nu."""
     if noncentrality < _LARGE:
-        j, weight = _poisson(0.5 * noncentrality)
+        j, weight = poisson(0.5 * noncentrality)
         return float(weight @ (1.0 / (m + 2.0 * j)))
     w, weight = np.polynomial.laguerre.laggauss(_NODES)
     # Beyond nu/2 the weight is nothing.
@@ -82,7 +82,7 @@ def _mean_inverse(m: int, noncentrality: float) -> float:
     return float(weight @ rest ** (0.5 * (m - 2))) / noncentrality
 
 
-def _poisson(mean: float) -> tuple[np.ndarray, np.ndarray]:
+def poisson(mean: float) -> tuple[np.ndarray, np.ndarray]:
     """(j, P(J = j)) up to tails of 1e-18, from P(j)/P(j - 1) = mean/j: no cancellation."""
     reach = 9.0 * np.sqrt(mean + 20.0)
     j = np.arange(max(0.0, np.floor(mean - reach)), np.ceil(mean + reach) + 1.0)

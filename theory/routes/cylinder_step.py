@@ -1,0 +1,100 @@
+r"""x' = VN(a x + b h), VN(y) = y/s over n + 1 samples: a walk on a cylinder, a sphere with its axis.
+
+x = rho 1 + sqrt(D) u, u a direction of the n contrasts.  h is Gaussian, of variance t per contrast, so that
+s = |a sqrt(D) u + b P h|/sqrt(D) and the angle theta between u and u' depend neither on rho nor on the mean
+of h.  With nu = a^2 D/(b^2 t) and J ~ Poisson(nu/2), W = s^2 D/(b^2 t) is chi-square with n + 2J degrees of
+freedom and sin^2 theta is Beta((n-1)/2, J + 1/2), independently, so that
+
+    E[1/W] = E_J[1/(n-2+2J)],                        E[1/W^2] = E_J[1/((n-2+2J) (n-4+2J))],
+    E[sin^2/W] = (n-1) E_J[1/((n+2J) (n-2+2J))],     E[sin^2/W^2] = (n-1) E_J[1/((n+2J) (n-2+2J) (n-4+2J))].
+
+Derived here; on the sphere alone (``sphere_walk``) the first two of 1/W suffice.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from theory.errors import HypothesisError
+from theory.routes.sphere_walk import poisson
+
+__all__ = ["CylinderStep", "cylinder_step"]
+
+# Where Laguerre's rule takes over: n beside it must be small.
+_LARGE, _NODES = 1e6, 48
+
+
+class CylinderStep(NamedTuple):
+    """E[s^-2], E[s^-4], and E[sin^2 theta s^-2], E[sin^2 theta s^-4] over n - 1.
+
+    Moments that are infinite are inf: the second and the fourth for n < 5.
+    """
+
+    inverse: float
+    inverse2: float
+    turned: float
+    turned2: float
+
+
+def cylinder_step(*, dimensions: int, radius2: float, skip: float, noise: float) -> CylinderStep:
+    """Moments of s and theta.
+
+    Parameters
+    ----------
+    dimensions
+        n >= 3.
+    radius2
+        D.
+    skip
+        a; 0 where what the skip carries is Gaussian and part of the noise.
+    noise
+        b^2 t > 0: variance of the branch per contrast.
+
+    Raises
+    ------
+    HypothesisError
+        n < 3: E[1/s^2] is infinite.
+    """
+    n = dimensions
+    if n < 3:
+        raise HypothesisError(
+            f"a pool of rank {n} has an infinite E[1/R^2]; enlarge the pool to rank 3 or more"
+        )
+    nu = skip * skip * radius2 / noise
+    scale = radius2 / noise
+    inverse, turned = _mean_inverse(nu, n - 2, 1), _mean_inverse(nu, n, 2)
+    inverse2 = turned2 = math.inf
+    if n > 4:
+        inverse2, turned2 = _mean_inverse(nu, n - 2, 2), _mean_inverse(nu, n, 3)
+    return CylinderStep(
+        scale * inverse, scale * scale * inverse2, scale * turned, scale * scale * turned2
+    )
+
+
+def _mean_inverse(nu: float, m: int, factors: int) -> float:
+    r"""E_J[1/((m+2J) (m-2+2J) ...)], so many factors, J ~ Poisson(nu/2).
+
+    1/((m+2J) (m-2+2J) ...) = int_0^1 t^(m-2k-1+2J) ((1-t^2)/2)^k/k! dt with k + 1 factors: at large nu
+    an integral over w = (1-t^2) nu/2.
+    """
+    k = factors - 1
+    if nu < _LARGE:
+        j, weight = poisson(0.5 * nu) if nu > 0.0 else (np.zeros(1), np.ones(1))
+        product = np.ones_like(j)
+        for down in range(factors):
+            product *= m - 2 * down + 2.0 * j
+        return float(weight @ (1.0 / product))
+    w, weight = _laguerre()
+    # Beyond nu/2 the weight is nothing.
+    rest = np.maximum(1.0 - 2.0 * w / nu, 0.0)
+    bent = rest ** (0.5 * m - k - 1.0) * (w / nu) ** k / math.factorial(k)
+    return float(weight @ bent) / nu
+
+
+@lru_cache(maxsize=1)
+def _laguerre() -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.laguerre.laggauss(_NODES)
