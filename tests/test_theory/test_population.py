@@ -97,6 +97,11 @@ NORMS = {
     "MC": th.mean_centering(),
     "GN(4)": th.group_norm(4),
     "GN(4), eps, ddof": th.group_norm(4, eps=0.2, ddof=1),
+    "S0(4)": th.evonorm_s0(4),
+    "S0(4), eps, ddof": th.evonorm_s0(4, gate=-0.7, eps=0.2, ddof=1),
+    "B0": th.evonorm_b0(),
+    "B0, eps, ddof": th.evonorm_b0(gate=1.6, eps=0.2, ddof=1),
+    "B0, v < 0": th.evonorm_b0(gate=-0.5, eps=0.05),
 }
 
 
