@@ -70,8 +70,6 @@ def bind_push(
         factor = op.activation.scale
         return (lambda s: s if factor == 1.0 else scale(s, factor)), "closed form"
     if only_rescales(op) and np.any(state.mean):  # type: ignore[union-attr]
-        if op.norm is None:
-            return bind_stream_push(Scale(op.activation.scale), state, []), "closed form"
         centered_push, name = bind_push(op, _about_mean(op, state))
         return (lambda s: centered_push(_about_mean(op, s))), name
     block = state.block()
@@ -153,8 +151,6 @@ def bind_pull(
         slope = op.activation.scale**2
         return (lambda _, g: g if slope == 1.0 else scale_gradient(g, slope)), "closed form"
     if only_rescales(op) and np.any(state.mean):  # type: ignore[union-attr]
-        if op.norm is None:
-            return bind_stream_pull(Scale(op.activation.scale), []), "closed form"
         centered_pull, name = bind_pull(op, _about_mean(op, state), gradient=gradient)
         return (lambda s, g: centered_pull(_about_mean(op, s), g)), name
     block = state.block()
@@ -239,8 +235,7 @@ def _positions_pull(op: AveragePool | GlobalAveragePool | Flatten) -> Pull:
 
 def _about_mean(op: NormAct, state: Any) -> Any:
     """State of x - m, m the mean over the channels, which a norm about it removes."""
-    assert op.norm is not None
-    if not op.norm.centered:
+    if op.norm is None or not op.norm.centered:
         raise HypothesisError(
             f"{label(op)} keeps the mean over the channels that this stream has, and no route follows "
             "it; use inputs with feature_mean=0, a stem, or layer_norm()"
