@@ -7,6 +7,7 @@ alarm of the file has probability below 1 %.  Seeds are fixed.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,9 @@ from theory.states.population import Modes, Population, gaussian_field, modes
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 WEIGHTS = th.gaussian()
+ACROSS = dataclasses.replace(
+    th.batch_norm(), pool=th.Pool(samples=True, positions=True, channels=2)
+)
 
 
 def deviations(found: Averages, log_q: FloatArray, gap: FloatArray | None = None) -> float:
@@ -97,6 +101,11 @@ NORMS = {
     "MC": th.mean_centering(),
     "GN(4)": th.group_norm(4),
     "GN(4), eps, ddof": th.group_norm(4, eps=0.2, ddof=1),
+    "S0(4)": th.evonorm_s0(4),
+    "S0(4), eps, ddof": th.evonorm_s0(4, gate=-0.7, eps=0.2, ddof=1),
+    "B0": th.evonorm_b0(),
+    "B0, eps, ddof": th.evonorm_b0(gate=1.6, eps=0.2, ddof=1),
+    "B0, v < 0": th.evonorm_b0(gate=-0.5, eps=0.05),
 }
 
 
@@ -451,7 +460,7 @@ def test_forward_alone() -> None:
 @pytest.mark.parametrize(
     ("layer", "batch", "error"),
     [
-        (Layer(norm=th.evonorm_s0()), 2, HypothesisError),
+        (Layer(norm=ACROSS), 4, HypothesisError),
         (Layer(norm=th.batch_norm()), th.inf, HypothesisError),
         (Layer(norm=th.group_norm(24)), 2, SpecificationError),
     ],

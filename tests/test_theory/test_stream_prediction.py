@@ -7,6 +7,7 @@ below 1 %.  Seeds are fixed.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -320,9 +321,15 @@ def test_two_samples_of_batch_norm_pass_gradients_over_the_skip() -> None:
             "exchangeable samples",
         ),
         (
-            residual(th.evonorm_s0(8), "post_activation", depth=2),
+            residual(
+                dataclasses.replace(
+                    th.batch_norm(), pool=th.Pool(samples=True, positions=True, channels=2)
+                ),
+                "post_activation",
+                depth=2,
+            ),
             INPUTS,
-            "not Gaussian: .*does not carry EvoNorm",
+            "not Gaussian: .*does not carry BN: its pool spans samples and channels",
         ),
         (
             residual(th.batch_norm(), "post_activation", depth=2),
@@ -335,7 +342,7 @@ def test_two_samples_of_batch_norm_pass_gradients_over_the_skip() -> None:
             "without positions",
         ),
     ],
-    ids=["data", "gate", "infinite batch", "positions"],
+    ids=["data", "samples and channels", "infinite batch", "positions"],
 )
 def test_refusals(network: th.Residual, inputs: Any, message: str) -> None:
     with pytest.raises(th.HypothesisError, match=message):

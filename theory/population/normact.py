@@ -4,6 +4,10 @@ With d = A h, R^2 = h'M h/D + eps over one pool (theory notes, section 2), u = d
 
     J'g = (A g - w (u . g)/D)/R,      u . g over the pool.
 
+EvoNorm-S0, n(h)/R with n(h) = h sigmoid(v h), has n'(h) in A's place and u = n/R.  EvoNorm-B0,
+h/max(R, v h + sqrt(eps)), has A = 1 and u = h/R where R rules, R sqrt(eps)/(v h + sqrt(eps))^2 and u = 0
+elsewhere.
+
 Pools that span the layer have no fluctuations: R is a number of its population, and what J' adds
 to g/R is of order 1/sqrt(n) per channel because gradients are independent of the stream.
 """
@@ -16,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from theory.errors import HypothesisError, out_of_domain
 from theory.program import NormAct
@@ -28,12 +33,16 @@ __all__ = ["Tape", "has_finite_pool", "normact", "pullback", "refuse", "squared_
 
 Array = NDArray[Any]
 
+# Arguments of sigmoid beyond which 1 is 1, and h sigmoid(v h) is 0 beside its largest.
+_STEEPEST = 700.0
+
 
 class Tape(NamedTuple):
     """What ``pullback`` needs of the forward step.
 
     ``slope`` is phi' or, for rays, the mask of positive arguments; ``inverse`` 1/R; ``numerator`` u
-    and ``quadratic`` w where a pool has fluctuations; ``exponent`` of the h that came in.
+    and ``quadratic`` w where a pool has fluctuations; ``exponent`` of the h that came in; ``gate``
+    what EvoNorm has in A's place.
     """
 
     slope: Array
@@ -41,11 +50,12 @@ class Tape(NamedTuple):
     numerator: FloatArray | None
     quadratic: FloatArray | None
     exponent: int
+    gate: Array | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory held."""
-        arrays = (self.slope, self.inverse, self.numerator, self.quadratic)
+        arrays = (self.slope, self.inverse, self.numerator, self.quadratic, self.gate)
         return sum(array.nbytes for array in arrays if array is not None)
 
 
@@ -55,7 +65,7 @@ def refuse(op: NormAct, *, batch: int, channels: int) -> None:
     Raises
     ------
     HypothesisError
-        Gates (EvoNorm), pools over samples and several channels, batches too small for the pool.
+        Pools over samples and several channels, batches too small for the pool.
     SpecificationError
         ``channels`` is not a multiple of twice the group size (draws come mirrored).
     """
@@ -63,10 +73,10 @@ def refuse(op: NormAct, *, batch: int, channels: int) -> None:
     if norm is None:
         return
     pool = norm.pool
-    if norm.gate is not None or (pool.samples and pool.channels != 1):
+    if pool.samples and pool.channels != 1:
         raise HypothesisError(
-            f"a population of channels does not carry {norm.name}: its pool is gated or spans samples "
-            "and channels; use BN, VN, MC, LN, RMSNorm, GN, or simulate"
+            f"a population of channels does not carry {norm.name}: its pool spans samples and channels; "
+            "pool samples of one channel, channels of one sample, or simulate"
         )
     if pool.samples and norm.denominator != "none" and batch < 2:
         raise HypothesisError(f"batch = {batch}: {norm.name} needs two samples; add samples")
@@ -87,14 +97,16 @@ def normact(op: NormAct, state: Population) -> tuple[Population, Tape]:
     """phi(N(h)) and its tape."""
     exponent = state.exponent
     if op.norm is None:
-        out, inverse, numerator, quadratic = state, None, None, None
+        out, divided = state, _UNDIVIDED
     else:
-        out, inverse, numerator, quadratic = _normalize(op.norm, state)
+        out, divided = _normalize(op.norm, state)
+    inverse, numerator, quadratic, gate = divided
     if op.activation.ray_slopes is None:
         out = out.unscaled()
         exponent = exponent if inverse is not None else 0
     values, slope = _activate(op.activation, out)
-    return Population(values, out.exponent), Tape(slope, inverse, numerator, quadratic, exponent)
+    tape = Tape(slope, inverse, numerator, quadratic, exponent, gate)
+    return Population(values, out.exponent), tape
 
 
 def pullback(op: NormAct, tape: Tape, gradient: Population) -> Population:
@@ -114,30 +126,46 @@ def pullback(op: NormAct, tape: Tape, gradient: Population) -> Population:
         divisor = norm.divisor(batch=g.shape[1], positions=1)
         if norm.centered:
             g = _pooled(norm, _project, g)
+        elif tape.gate is not None:
+            g = tape.gate * g
         g = g - tape.quadratic * pooled_sum / divisor
+    elif tape.gate is not None:
+        g = tape.gate * g
     return Population(g * tape.inverse, exponent - tape.exponent)
 
 
 def squared_pullback(op: NormAct, tape: Tape, squares: FloatArray) -> tuple[FloatArray, int]:
-    """(phi'^2 v/R^2, the exponent that R carries), where no finite pool couples channels or samples."""
+    """((phi' n')^2 v/R^2, the exponent of R), where no finite pool couples channels or samples."""
     root = _slope(op.activation, tape.slope)
     if tape.inverse is None:
         return root * root * squares, 0
     root = root * tape.inverse
+    if tape.gate is not None:
+        root = root * tape.gate
     return root * root * squares, tape.exponent
 
 
-def _normalize(
-    norm: Normalizer, state: Population
-) -> tuple[Population, FloatArray | None, FloatArray | None, FloatArray | None]:
-    """(N(h), 1/R, u, w); 1/R None without a denominator, u and w None where R is a number."""
+class _Divided(NamedTuple):
+    """1/R, u, w and n'; None as in ``Tape``."""
+
+    inverse: FloatArray | None
+    numerator: FloatArray | None
+    quadratic: FloatArray | None
+    gate: Array | None
+
+
+_UNDIVIDED = _Divided(None, None, None, None)
+
+
+def _normalize(norm: Normalizer, state: Population) -> tuple[Population, _Divided]:
+    """N(h), and what it was divided by."""
     h = state.values
     finite = has_finite_pool(norm)
     deviation = _pooled(norm, _project, h) if finite else h - h.mean(axis=(1, 2), keepdims=True)
     d = deviation if norm.centered else h
     if norm.denominator == "none":
-        return Population(d, state.exponent), None, None, None
-    measured = deviation if norm.denominator == "std" else h
+        return Population(d, state.exponent), _UNDIVIDED
+    measured = h if norm.denominator == "rms" else deviation
     eps = math.ldexp(norm.eps, -2 * state.exponent)
     if finite:
         divisor = norm.divisor(batch=h.shape[1], positions=1)
@@ -149,10 +177,42 @@ def _normalize(
             f"a pool of {norm.name} has zero variance at eps = 0; use eps > 0 or inputs that differ"
         )
     inverse = 1.0 / np.sqrt(square)
-    u = d * inverse
+    if norm.gate is None:
+        out = u = d * inverse
+        gate = None
+    elif norm.denominator == "evonorm_b0":
+        out, u, gate = _larger(norm, h, np.sqrt(square), state.exponent)
+    else:
+        out, gate = _sigmoid(norm.gate, h, inverse, state.exponent)
+        u = out
     if not finite:
-        return Population(u), inverse, None, None
-    return Population(u), inverse, u, (u if d is measured else measured * inverse)
+        return Population(out), _Divided(inverse, None, None, gate)
+    w = u if d is measured else measured * inverse
+    return Population(out), _Divided(inverse, u, w, gate)
+
+
+def _sigmoid(
+    gate: float, h: FloatArray, inverse: FloatArray, exponent: int
+) -> tuple[FloatArray, FloatArray]:
+    """(n/R, n'), n = h sigmoid(t), n' = sigmoid(t) (1 + t (1 - sigmoid(t))), t = v h in its own units."""
+    with np.errstate(over="ignore"):
+        t = np.clip(np.ldexp(gate * h, exponent), -_STEEPEST, _STEEPEST)
+    opened = special.expit(t)
+    return h * opened * inverse, opened * (1.0 + t * special.expit(-t))
+
+
+def _larger(
+    norm: Normalizer, h: FloatArray, root: FloatArray, exponent: int
+) -> tuple[FloatArray, FloatArray, Array]:
+    """(h/max(R, v h + s), u, R dN/dh at fixed R), s = sqrt(eps) the deviation over one position."""
+    assert norm.gate is not None
+    single = math.ldexp(math.sqrt(norm.eps), -exponent)
+    linear = norm.gate * h + single
+    rules = root >= linear
+    divisor = np.where(rules, root, linear)
+    out = h / divisor
+    u = np.where(rules, out, 0.0)
+    return out, u, rules if single == 0.0 else np.where(rules, 1.0, single * root / divisor**2)
 
 
 def has_finite_pool(norm: Normalizer) -> bool:

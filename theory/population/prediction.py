@@ -81,7 +81,8 @@ def predict_population(
     Raises
     ------
     HypothesisError
-        Data, covariances, positions, an infinite batch that a normalizer couples, gates.
+        Data, covariances, positions, an infinite batch that a normalizer couples, pools over samples
+        and channels.
     """
     if not isinstance(inputs, ExchangeableInputs) or network.layer.kernel != 1:
         raise HypothesisError(

@@ -80,7 +80,7 @@ def follow(
     Raises
     ------
     HypothesisError
-        An operation that populations do not carry (convolutions, gates).
+        An operation that populations do not carry (convolutions, pools over samples and channels).
     SpecificationError
         ``channels`` or ``populations`` out of range.
     NumericalError

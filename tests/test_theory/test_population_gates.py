@@ -1,0 +1,180 @@
+"""EvoNorm in populations: against Gaussian routes, simulated networks, and what its definition implies.
+
+Random comparisons: five stretched standard errors (``test_population``) are exceeded with probability
+below 1e-4, and the figures of a network are nearly one; simulated networks have a family-wise error of
+2e-4 each: false alarm of the file below 1 %.  Seeds are fixed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import montecarlo as mc
+import theory as th
+from theory.population.normact import normact, pullback, squared_pullback
+from theory.population.result import Averages, population
+from theory.program import NormAct
+from theory.states.population import Population
+
+S0 = th.zoo["EvoNorm-S0"]
+B0 = th.zoo["EvoNorm-B0"]
+GROUPS = th.Layer(norm=th.evonorm_s0(16), activation=th.identity)
+# Other gates, eps and ddof, and an activation behind the gate.
+STEEP = th.Layer(norm=th.evonorm_s0(gate=2.0, eps=0.3), activation=th.relu)
+FLAT = th.Layer(norm=th.evonorm_b0(gate=0.7, eps=0.3, ddof=1), activation=th.identity)
+
+
+def far(found: Averages, reference: int | None, log_exact: Any, error: Any) -> float:
+    """Largest distance of log second moments in standard errors, relative to layer ``reference``."""
+    log = found.log_second_moment
+    log = log if reference is None else log - log[reference]
+    stated = np.hypot(found.second_moment_error, error) + 1e-12
+    return float(np.max(np.abs(log - log_exact) / stated))
+
+
+@pytest.mark.parametrize(
+    ("layer", "batch", "order", "maps"),
+    [
+        (S0, 2, "pre_activation", 1),
+        (S0, 2, "pre_activation", 2),
+        (STEEP, 2, "pre_norm", 2),
+        (B0, 16, "pre_activation", 1),
+        (FLAT, 8, "pre_norm", 2),
+    ],
+    ids=["S0", "S0 two maps", "S0 relu", "B0", "B0 eps"],
+)
+def test_gaussian_streams(layer: th.Layer, batch: int, order: Any, maps: int) -> None:
+    network = th.Residual(layer, depth=4, order=order, maps=maps)
+    inputs = th.exchangeable(batch=batch, correlation=0.3)
+    exact = th.predict(network, inputs)
+    assert exact.forward_route in ("quadrature", "RQMC")
+    found = population(network, inputs, channels=4096, seed=5)
+    assert found.gradient is not None
+    assert found.branch_gradient is not None
+    assert exact.log_gradient_norm is not None
+    assert exact.log_branch_gradient_norm is not None
+    assert (
+        far(
+            found.stream,
+            None,
+            exact.log_second_moment,
+            exact.activation.second_moment_error,
+        )
+        < 5.0
+    )
+    gap_error = np.hypot(found.stream.gap_error, exact.activation.gap_error)
+    assert np.all(np.abs(found.stream.gap / exact.gap - 1.0) < 5.0 * gap_error + 1e-12)
+    assert far(found.gradient, -1, 2.0 * exact.log_gradient_norm, 2.0 * exact.gradient_error) < 5.0
+    # At the branch relative to the last stream, whose gradient is 1.
+    branch = 2.0 * exact.log_branch_gradient_norm + found.gradient.log_second_moment[-1]
+    assert far(found.branch_gradient, None, branch, 2.0 * exact.branch_gradient_error) < 5.0
+    assert max(found.stream.second_moment_error.max(), found.stream.gap_error.max()) < 0.01
+    assert found.gradient.second_moment_error.max() < 0.02
+
+
+CASES = {
+    "S0": (S0, 2), "S0 relu": (STEEP, 2), "S0(16)": (GROUPS, 2), "B0": (B0, 10), "B0 eps": (FLAT, 8),
+}  # fmt: skip
+FAST = {("S0 relu", "post_norm", 1), ("S0(16)", "sandwich", 1), ("S0(16)", "post_norm", 2)}
+FAST |= {("B0 eps", "deep_norm", 1), ("B0 eps", "sandwich", 2)}
+
+
+def cases() -> Iterator[Any]:
+    """Every layer, order and number of maps; most with options only when there is time."""
+    for name, order, maps in itertools.product(
+        CASES, ("sandwich", "post_norm", "deep_norm"), (1, 2)
+    ):
+        marks = () if name in ("S0", "B0") or (name, order, maps) in FAST else pytest.mark.slow
+        yield pytest.param(*CASES[name], order, maps, id=f"{name} {order} {maps}", marks=marks)
+
+
+@pytest.mark.parametrize(("layer", "batch", "order", "maps"), list(cases()))
+def test_simulated_networks(layer: th.Layer, batch: int, order: Any, maps: int) -> None:
+    network = th.Residual(layer, depth=5, order=order, maps=maps)
+    inputs = th.exchangeable(batch=batch, correlation=0.3)
+    predicted = th.predict(network, inputs)
+    assert predicted.forward_route == predicted.backward_route == "population"
+    simulated = mc.simulate(network, inputs, width=2048, replicates=64, seed=11, workers=1)
+    comparison = mc.compare(predicted, simulated)
+    compared = {entry.observable for entry in comparison.entries if not math.isnan(entry.z)}
+    assert compared >= {"second_moment", "similarity", "preactivation_second_moment"}
+    # The variance that eps lends a gradient is no variance.
+    assert ("gradient_norm" in compared) == (predicted.regime.status == "regular")
+    assert not comparison.rejected(level=2e-4)
+
+
+@pytest.mark.parametrize("layer", [S0, B0], ids=["S0", "B0"])
+@pytest.mark.parametrize("order", ["branch_end_norm", "post_activation"])
+def test_branches_that_begin_with_the_identity(layer: th.Layer, order: Any) -> None:
+    """x + N(W x): Gaussian routes follow the mean that x has, which the identity keeps."""
+    batch = 10 if layer is B0 else 2
+    network = th.Residual(layer, depth=2, order=order, maps=1)
+    inputs = th.exchangeable(batch=batch, correlation=0.3)
+    for seed, scale in enumerate((1.0, 2.0)):
+        scaled = dataclasses.replace(layer.activation, scale=scale)
+        network = dataclasses.replace(network, layer=dataclasses.replace(layer, activation=scaled))
+        predicted = th.predict(network, inputs)
+        simulated = mc.simulate(network, inputs, width=4096, replicates=64, seed=seed, workers=1)
+        assert not mc.compare(predicted, simulated).rejected(level=2e-4)
+
+
+def test_layers_divide_by_a_number() -> None:
+    """Along directions that leave the deviation over channels alone, J is n'/R on the diagonal."""
+    rng = np.random.default_rng(3)
+    norm = th.evonorm_s0(gate=1.3, eps=0.1)
+    x, direction = 2.0 * rng.standard_normal((2, 1, 3, 64)) + 0.4
+    deviation = x - x.mean()
+    direction -= deviation * np.sum(direction * deviation) / np.sum(deviation**2)
+    op = NormAct(norm, th.identity)
+    out, tape = normact(op, Population(x))
+    root = math.sqrt(float(np.mean(deviation**2)) + 0.1)
+    assert_allclose(out.values, x / (1.0 + np.exp(-1.3 * x)) / root, rtol=1e-13)
+    step = 1e-6
+    ends = [normact(op, Population(x + s * step * direction))[0].values for s in (1.0, -1.0)]
+    slope = (ends[0] - ends[1]) / (2.0 * step)
+    drawn = pullback(op, tape, Population(direction)).values
+    assert_allclose(drawn, slope, rtol=1e-6, atol=1e-8)
+    squares, down = squared_pullback(op, tape, direction * direction)
+    assert down == 0
+    assert_allclose(squares, slope * slope, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("norm", [th.evonorm_s0(), th.evonorm_s0(4), th.evonorm_b0()])
+@pytest.mark.parametrize("steps", [-2000, -3, 5, 2000])
+def test_gates_in_other_units(norm: th.Normalizer, steps: int) -> None:
+    """N(a h) at gate v is N(h) at gate a v (S0), or N(h) itself (B0), however large a is."""
+    rng = np.random.default_rng(6)
+    h, g = rng.standard_normal((2, 1, 4, 8))
+    assert norm.gate is not None
+    op = NormAct(norm, th.identity)
+    out, tape = normact(op, Population(h, steps))
+    back = pullback(op, tape, Population(g))
+    other = norm
+    if norm.denominator == "std":
+        # Gates of 2^60 are steps, of 2^-60 halves.
+        other = dataclasses.replace(norm, gate=2.0 ** max(-60, min(60, steps)))
+    same = NormAct(other, th.identity)
+    expected, again = normact(same, Population(h))
+    assert out.exponent == expected.exponent == 0
+    assert_allclose(out.values, expected.values, rtol=1e-13, atol=1e-15)
+    assert back.exponent == -steps
+    assert_allclose(
+        back.values, pullback(same, again, Population(g)).values, rtol=1e-12, atol=1e-14
+    )
+
+
+def test_streams_beyond_floating_point_numbers() -> None:
+    """2 x + N(W N(x)), 1,100 blocks: behind 2^1100 the gate is relu, and the stream doubles."""
+    network = th.Residual(S0, depth=1100, order="sandwich", skip=2.0, maps=1)
+    found = population(network, th.exchangeable(batch=2, correlation=0.5), channels=64)
+    assert_allclose(np.diff(found.stream.log_second_moment)[30:], math.log(4.0), rtol=1e-9)
+    assert found.branch_gradient is not None
+    assert np.isfinite(found.branch_gradient.log_second_moment).all()
