@@ -76,9 +76,7 @@ def bent_flight_refusal(network: Network, inputs: ExchangeableInputs) -> str | N
         return refusal
     start = initial(network, inputs).unscaled()
     length = abs(network.factors[1]) * math.sqrt(norm.divisor(batch=inputs.batch, positions=1))
-    if start.mean or not flight_fits(
-        dimensions=inputs.batch - 1, start=start.second_moment * start.gap, length=length
-    ):
+    if start.mean or not flight_fits(start=start.second_moment * start.gap, length=length):
         return "a start with a mean, or narrow against a step"
     return None
 

@@ -77,9 +77,7 @@ def raised_flight_refusal(network: Network, inputs: ExchangeableInputs) -> str |
     if refusal is not None or norm is None:
         return refusal
     length = abs(network.factors[1]) * math.sqrt(norm.divisor(batch=inputs.batch, positions=1))
-    if not flight_fits(
-        dimensions=inputs.batch - 1, start=start.second_moment * start.gap, length=length
-    ):
+    if not flight_fits(start=start.second_moment * start.gap, length=length):
         return "a start that is narrow against a step"
     return None
 
