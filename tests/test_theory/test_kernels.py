@@ -60,7 +60,10 @@ ORACLES = {
     "batchnorm.batch_pullback": "test_batchnorm.test_gradient_growth_is_lambda_b",
     "batchnorm.chi_mean": "test_batchnorm.test_chi_mean_matches_mpmath",
     "batchnorm.cross_batch_similarity": "test_kernels.test_batches_apart",
+    "cylinder_nodes.cylinder_nodes": "test_raised_streams.test_moments_of_a_step",
+    "cylinder_step.cylinder_step": "test_raised_streams.test_moments_of_a_step",
     "flight_signs.flight_signs": "test_flights.test_signs_after_steps_on_a_circle",
+    "fourth_flight.fourth_powers": "test_raised_streams.test_inverse_fourth_powers_of_a_flight",
     "functions.base_function": "test_functions.test_value_and_derivative_match_mpmath",
     "gate_limits.b0_gap": "test_gates.test_b0_gap_against_nested_quadrature",
     "gate_limits.b0_moments": "test_gates.test_b0_moments_against_mpmath",
@@ -104,6 +107,7 @@ ORACLES = {
     "scaled_walk.scaled_walk": "test_kernels.test_scaled_walk",
     "scaled_walk_law.scaled_walk_law": "test_kernels.test_three_steps_of_a_scaled_walk",
     "shared_flight.student": "test_shared_flight.test_characteristic_function_of_student",
+    "slope_drop.slope_drop": "test_raised_streams.test_drops_of_slopes",
     "sphere_step_walk.sphere_step_walk": "test_kernels.test_three_steps_along_a_sphere",
     "sphere_walk.sphere_step": "test_stream_prediction.test_steps_of_a_sphere_walk_in_high_precision",
     "spherical.sphere_gap_function": "test_spherical.test_gap_function_of_sin",
@@ -126,7 +130,7 @@ PLANS = {
     "positions_batch.quadrature", "positions_batch.untilted", "positions_core",
     "positions_lens.half_angle", "positions_pairs.pair_tilt", "positions_pairs.sum_error",
     "positions_pull.spectral_radius", "random_flight.flight_fits", "random_flight.radial_nodes",
-    "rectangle", "spatial",
+    "rectangle", "spatial", "sphere_walk.poisson",
 }  # fmt: skip
 """Nodes, tilts, conditions and dispatch: parts of the kernels above, or no numbers."""
 
