@@ -340,6 +340,32 @@ def test_collapsed_streams_grow_at_one_rate(maps: int) -> None:
     assert found.gradient_error.max() < 1e-3
 
 
+@pytest.mark.parametrize("order", ["post_norm", "deep_norm", "sandwich"])
+@pytest.mark.parametrize("maps", [1, 2])
+def test_large_batches_tend_to_gaussian_streams(order: Any, maps: int) -> None:
+    """2 f(2B) - f(B) against B = inf, whose stream is Gaussian: errors of O(1/B^2)."""
+
+    def read(batch: float) -> np.ndarray:
+        found = th.predict(
+            residual(order, depth=20, maps=maps), th.exchangeable(batch=batch, gap=0.7)
+        )
+        assert found.log_gradient_norm is not None
+        assert found.log_branch_gradient_norm is not None
+        return np.array(
+            [
+                found.log_second_moment,
+                np.log(found.gap),
+                np.log(found.preactivation_gap),
+                found.log_gradient_norm,
+                found.log_branch_gradient_norm,
+            ]
+        )
+
+    once, twice, limit = (read(batch) for batch in (10_000, 20_000, math.inf))
+    assert np.abs(once - limit).max() > 1e-4
+    assert_allclose(2.0 * twice - once, limit, atol=2e-6)
+
+
 def test_what_is_infinite_and_what_runs_away() -> None:
     inputs = th.exchangeable(batch=5, correlation=0.3)
     for order in ("post_norm", "sandwich"):

@@ -42,12 +42,15 @@ FloatArray = NDArray[np.float64]
 
 # Interpolation and quadrature, of one block; ends of the grid.
 _SMOOTH, _LEAST = 1e-9, 1e-13
+# rho^2 over its mean, in tails that are kept.
+_TAILS = 1e3
 
 
 class _Block(NamedTuple):
     """The step behind a branch: its nodes and moments; b^2 E[hbar^2], E[ybar^2]; law of V' times s^-2.
 
-    ``error`` is relative, of what the kink makes of pairs behind it.
+    ``error`` is relative, of the stream and of what the kink makes of pairs behind it; ``share`` what
+    1/s^2 has of an error in the branch.
     """
 
     nodes: CylinderNodes
@@ -56,6 +59,7 @@ class _Block(NamedTuple):
     level: float
     divided: Weights
     error: float
+    share: float
 
 
 def bent_cylinder_refusal(network: Network, inputs: ExchangeableInputs) -> str | None:
@@ -112,11 +116,7 @@ def bent_cylinder_law(
     zeros = np.zeros(network.depth)
     if not backward:
         return StreamLaw(streams, maps, zeros, zeros, zeros)
-    errors = np.array(
-        [state.gap_error + block.error for state, block in zip(streams, blocks, strict=True)]
-    )
-    gradient, branch = _backward(network, blocks, cylinder)
-    return StreamLaw(streams, maps, gradient, branch, np.cumsum(errors[::-1])[::-1])
+    return StreamLaw(streams, maps, *_backward(network, blocks, cylinder))
 
 
 def _forward(
@@ -135,24 +135,22 @@ def _forward(
     scale, error, lost_by_grid = 1.0 / b2, _SMOOTH, 0.0
     for _ in range(network.depth):
         nodes, step = cylinder.nodes(skip=skip, noise=own + noise)
-        own, skip = 0.0, a
         level = a * a * raised + added
         moved = (a * a * variances[:, None] + added) / nodes.square
         weight = law.rows[0][:, None] * nodes.weight
         found = spread(moved.ravel(), np.stack((weight, weight / nodes.square)).reshape(2, -1))
         raised = level * step.inverse
-        share = np.sqrt(found.variances / raised)
-        kept = found.trimmed(
-            np.abs(found.rows[0]) * (share * share + 1.0 + 1.0 / share), least=_LEAST
-        )
+        root = np.sqrt(found.variances / raised)
+        kept = found.trimmed(np.abs(found.rows[0]) * (root * root + 1.0 + 1.0 / root), least=_LEAST)
         law, variances = Weights(kept.first, kept.rows[:1]), kept.variances
         pairs = cylinder.crossings.product @ _means(cylinder.tau, variances) * law.rows[0]
         off = cylinder.crossings.error(variances, np.abs(pairs)) + _SMOOTH
-        divided = Weights(kept.first, kept.rows[1:])
-        blocks.append(_Block(nodes, step, added, level, divided, off))
         # The mean is known: how far the grid's is says what the grid has lost.
         lost_by_grid = max(lost_by_grid, abs(float(law.rows[0] @ variances) / raised - 1.0))
         stated = error + lost_by_grid
+        share = n * noise / (n * (noise + own) + skip * skip * radius2)
+        divided = Weights(kept.first, kept.rows[1:])
+        blocks.append(_Block(nodes, step, added, level, divided, stated + off, share))
         if not raised * size < 1e300:
             raise NumericalError(
                 "the mean over samples ran away from their contrasts, beyond the range of "
@@ -163,22 +161,28 @@ def _forward(
         noise = cylinder.variance * (cylinder.passed * radius2 / n - lost)
         added = cylinder.variance * (cylinder.passed * raised + n / size * lost)
         maps.append(exchanged(size, scale * size * added, scale * noise, error=stated + off))
-        error += off * cylinder.variance * lost / noise + _SMOOTH
+        own, skip = 0.0, a
+        # An error in E[rho^2] goes on by what the next E[ybar^2] has of it; the kink's acts on that
+        # and on the next s.
+        ahead = a * a * raised + added
+        error *= (a * a + cylinder.variance * cylinder.passed) * raised / ahead
+        felt = n / (a * a * radius2 + n * noise) + n / size / ahead
+        error += off * cylinder.variance * lost * felt + _SMOOTH
     return blocks, streams, maps[:-1]
 
 
 def _backward(
     network: Residual, blocks: list[_Block], cylinder: _Cylinder
-) -> tuple[FloatArray, FloatArray]:
-    """(log E[g^2] at the stream, at h)."""
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(log E[g^2] at the stream, at h, relative error)."""
     size, n, radius2, a2 = cylinder.size, cylinder.n, cylinder.radius2, cylinder.skip**2
-    gradient, branch = np.empty((2, len(blocks)))
+    gradient, branch, errors = np.empty((3, len(blocks)))
     # M, T = flat + bent rho^2, and weights (m, p, r) of Gaussians.
     mean, flat, bent, total = 1.0, n - 1.0, 0.0, float(size)
     tau, rows = cylinder.tau, np.zeros((3, len(cylinder.tau)))
-    log_unit = 0.0
+    log_unit, error = 0.0, max(block.error for block in blocks)
     for k in reversed(range(len(blocks))):
-        nodes, step, added, level, divided, _ = blocks[k]
+        nodes, step, added, level, divided, off, share = blocks[k]
         gradient[k] = math.log(total / size) + log_unit
         over = _means(tau, divided.variances)
         hit, turned = over @ divided.rows[0], (over * (1.0 - over * over)) @ divided.rows[0]
@@ -190,7 +194,7 @@ def _backward(
         branch[k] = math.log(network.factors[1] ** 2 * (passed + contrast) / size) + log_unit
         total = a2 * (passed + contrast) + cylinder.passed * (outer + n * inner)
         # From x_k to what skips block k, and what its branch returns.
-        tau, rows = _moved(tau, rows, nodes, added=added, lift=lift, n=n, skip2=a2)
+        found = _moved(tau, rows, nodes, added=added, lift=lift, n=n, skip2=a2)
         bent = bent * (step.inverse2 - step.turned2) + lift * mean * (n - 1.0) * step.turned2
         flat = a2 * (flat * (step.inverse - step.turned) + bent * added)
         flat += cylinder.passed * (n - 1.0) * inner
@@ -200,11 +204,21 @@ def _backward(
         source = np.zeros((3, len(cylinder.tau)))
         source[0] = kink / size * cylinder.crossings.sign
         source[1] = -kink * cylinder.crossings.along
-        unit = max(mean, total)
-        tau, rows = np.append(tau, cylinder.tau), np.append(rows, source, axis=1) / unit
+        # What the branch has of M and of the whole has its errors.
+        share += abs(kink) / size * float(cylinder.crossings.sign.sum()) / mean
+        share += cylinder.passed * (outer + n * inner) / total
+        error += off * min(share, 1.0) + _SMOOTH
+        errors[k] = error
+        # Weights of M that are nothing beside the mean, and r rho^2/tau far beyond rho^2, are left.
+        m, p, r = np.abs(found.rows)
+        reached = _TAILS * (level - added) / a2
+        size_of = m / mean + (p + r * np.minimum(1.0, reached / found.variances)) / total
+        kept, unit = size_of > _LEAST, max(mean, total)
+        tau = np.append(found.variances[kept], cylinder.tau)
+        rows = np.append(found.rows[:, kept], source, axis=1) / unit
         mean, flat, bent, total = (value / unit for value in (mean, flat, bent, total))
         log_unit += math.log(unit)
-    return gradient, branch
+    return gradient, branch, errors
 
 
 def _means(tau: FloatArray, variances: FloatArray) -> FloatArray:
@@ -221,8 +235,8 @@ def _moved(
     lift: float,
     n: int,
     skip2: float,
-) -> tuple[FloatArray, FloatArray]:
-    """(tau, (m, p, r)) before a block."""
+) -> Weights:
+    """(m, p, r) before a block."""
     theta = tau[:, None] * nodes.square
     share = theta / (theta + added)
     weight = skip2 * nodes.weight / nodes.square * np.sqrt(share)
@@ -232,12 +246,4 @@ def _moved(
     parts = np.stack(
         (m * weight, weight * (p * straight + raised * (1.0 - share)), weight * share * raised)
     )
-    found = spread(((theta + added) / skip2).ravel(), parts.reshape(3, -1))
-    across = np.abs(found.rows[1]) + np.abs(found.rows[2])
-    across += lift * found.variances * np.abs(found.rows[0])
-    size = np.zeros(found.rows.shape[1])
-    for part in (np.abs(found.rows[0]), across):
-        if part.any():
-            size += part / part.sum()
-    kept = found.trimmed(size, least=_LEAST)
-    return kept.variances, kept.rows
+    return spread(((theta + added) / skip2).ravel(), parts.reshape(3, -1))

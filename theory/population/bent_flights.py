@@ -50,7 +50,7 @@ _NEAR, _FAR = 1e-7, 80.0
 class _Block(NamedTuple):
     """What enters a branch: E[A^2], psi, law of |d|^2 (probability, and with the cosine's square).
 
-    Then E[hbar^2] and v of the branch.
+    Then E[hbar^2] and v of the branch, and the relative error of the stream and of the kink's part.
     """
 
     height: float
@@ -58,6 +58,7 @@ class _Block(NamedTuple):
     length: Weights
     level: float
     contrast: float
+    error: float
 
 
 def bent_flight_refusal(network: Network, inputs: ExchangeableInputs) -> str | None:
@@ -173,8 +174,7 @@ def bent_flight_law(network: Residual, inputs: ExchangeableInputs, *, backward: 
     zeros = np.zeros(network.depth)
     if not backward:
         return StreamLaw(streams, maps, zeros, zeros, zeros)
-    errors = np.array([state.gap_error for state in maps])
-    return StreamLaw(streams, maps, *_backward(flight, blocks), np.cumsum(errors[::-1])[::-1])
+    return StreamLaw(streams, maps, *_backward(flight, blocks))
 
 
 def _forward(
@@ -197,7 +197,7 @@ def _forward(
         off += abs(
             float(length.rows[0] @ (1.0 / length.variances)) / flight.flight.inverse[k] - 1.0
         )
-        blocks.append(_Block(height, psi, length, level, contrast))
+        blocks.append(_Block(height, psi, length, level, contrast, error + off))
         maps.append(exchanged(size, size * level, contrast, error=error + off))
         error += off * flight.variance * flight.bent * pairs / contrast + _SMOOTH
         height += flight.step2 * level / (contrast * (n - 2.0))
@@ -209,17 +209,17 @@ def _forward(
     return blocks, streams, maps
 
 
-def _backward(flight: _Flight, blocks: list[_Block]) -> tuple[FloatArray, FloatArray]:
-    """(log E[g^2] at the stream, at h)."""
+def _backward(flight: _Flight, blocks: list[_Block]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(log E[g^2] at the stream, at h, relative error)."""
     size, n, radius2 = flight.size, flight.n, flight.radius2
     exact, fourth = flight.flight, flight.fourth
-    gradient, branch = np.empty((2, len(blocks)))
+    gradient, branch, errors = np.empty((3, len(blocks)))
     # As in ``raised_flights``, of lines; of kinks functions of t, but for what they add to the whole.
     mean, whole, across, raised = 1.0, float(n), n - 1.0, 0.0
     on_mean, on_rest = np.zeros((2, len(flight.t2)))
-    log_unit = 0.0
+    log_unit, error = 0.0, max(block.error for block in blocks)
     for k in reversed(range(len(blocks))):
-        height, psi, length, level, contrast = blocks[k]
+        height, psi, length, level, contrast, off = blocks[k]
         gradient[k] = math.log((mean + whole) / size) + log_unit
         scale = radius2 / contrast
         inverse = scale / (n - 2.0)
@@ -245,6 +245,7 @@ def _backward(flight: _Flight, blocks: list[_Block]) -> tuple[FloatArray, FloatA
         outer = flight.variance * flight.branch2 * reached
         inner = flight.variance * flight.branch2 * passed / n
         # What lines return to x_k, and what the kink does.
+        before = mean + whole
         flat, bent = radius2 * flight.passed * inner, size * radius2 * flight.passed * outer
         mean += radius2 * flight.passed * outer * exact.inverse[k]
         whole += flat * (n - 1.0) * exact.inverse[k] + bent * height * fourth.inverse[k]
@@ -257,10 +258,14 @@ def _backward(flight: _Flight, blocks: list[_Block]) -> tuple[FloatArray, FloatA
         on_rest += parts[1]
         whole += float(flight.weight @ (parts[0] + parts[2]))
         unit = mean + whole
+        # What the branch has of the mean's kinks and of the whole has its errors.
+        share = abs(float(flight.weight @ parts[0])) / mean + 1.0 - before / unit
+        error += off * min(share, 1.0) + _SMOOTH
+        errors[k] = error
         mean, whole, across, raised = (value / unit for value in (mean, whole, across, raised))
         on_mean, on_rest = on_mean / unit, on_rest / unit
         log_unit += math.log(unit)
-    return gradient, branch
+    return gradient, branch, errors
 
 
 def _kinked(flight: _Flight, length: Weights) -> FloatArray:

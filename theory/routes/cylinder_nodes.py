@@ -21,6 +21,8 @@ FloatArray = NDArray[np.float64]
 
 # Deviations of sqrt(W) that are kept, and what is left of W^-2 where n is small: exp(-30).
 _REACH, _TAIL = 8.0, 30.0
+# Where Hankel's expansion of I takes over.
+_LARGE = 1e8
 
 
 class CylinderNodes(NamedTuple):
@@ -69,8 +71,19 @@ def _mixed(w: FloatArray, n: int, nu: float) -> tuple[FloatArray, FloatArray]:
 def _bessel(w: FloatArray, n: int, nu: float) -> tuple[FloatArray, FloatArray]:
     """W I_{n/2-1}(sqrt(nu W)) ...: the angle given W is von Mises and Fisher's."""
     root = np.sqrt(nu * w)
-    lower, upper = special.ive(0.5 * n - 1.0, root), special.ive(0.5 * n, root)
+    lower, upper = (_bessel_scaled(order, root) for order in (0.5 * n - 1.0, 0.5 * n))
     rise = -0.5 * (np.sqrt(w) - math.sqrt(nu)) ** 2 + (0.25 * n + 0.5) * np.log(w / nu)
     weight = np.exp(rise) * lower
     turned = np.divide(upper, root * lower, out=np.zeros_like(w), where=lower > 0.0)
     return weight, (n - 1.0) * turned
+
+
+def _bessel_scaled(order: float, x: FloatArray) -> FloatArray:
+    """exp(-x) I(x); SciPy's ends at 2^31 or so."""
+    far = np.maximum(x, _LARGE)
+    total, term = np.ones_like(far), np.ones_like(far)
+    for k in range(1, 5):
+        term = term * ((2.0 * k - 1.0) ** 2 - 4.0 * order * order) / (8.0 * k * far)
+        total += term
+    near = special.ive(order, np.minimum(x, _LARGE))
+    return np.where(x < _LARGE, near, total / np.sqrt(2.0 * math.pi * far))
