@@ -41,6 +41,7 @@ from theory.reflected_growth import reflected_gradient, reflected_variance
 from theory.residual_branch import ADDITIVE, Branch, couples, has_mean, spectral_radius
 from theory.residual_means import added_activations, added_means, contrast_growth
 from theory.residual_still import still_laws
+from theory.routes.cylinder_step import cylinder_step
 from theory.specs._check import samples
 from theory.specs.activations import identity
 from theory.specs.residual import Residual
@@ -105,7 +106,7 @@ def _derived(network: Residual, size: float) -> ResidualGrowth:
     laws: list[GrowthLaw | None] = []
     for derive in (_variance, _gradient):
         try:
-            if derive is _gradient or not _grows_alike(network, branch):
+            if derive is _gradient or not _vn_on_rays(network, branch):
                 _require_settled_scale(network)
             law = derive(network, branch)
             if law is not None and law.kind != "bounded" and math.isnan(law.rate):
@@ -120,12 +121,12 @@ def _derived(network: Residual, size: float) -> ResidualGrowth:
 def _variance(network: Residual, branch: Branch) -> GrowthLaw:
     skip, factor = network.factors
     order = network.order
+    if _vn_on_rays(network, branch):
+        return _alike(branch) if order in ADDITIVE else _collapsing(network, branch)
     if branch.after and order != "post_activation":
         return _normalized_sum(network, branch)[0]
     if order == "post_activation":
         return reflected_variance(network, branch)
-    if _grows_alike(network, branch):
-        return _alike(branch)
     gap = branch.settled_gap() if math.isfinite(branch.batch) and couples(network) else 0.5
     if order == "activation_before_addition":
         norm = network.layer.norm
@@ -181,22 +182,24 @@ def _gradient(network: Residual, branch: Branch) -> GrowthLaw:
     )
 
 
-def _grows_alike(network: Residual, branch: Branch) -> bool:
-    """VN in branches that are uncorrelated with the stream, 3 < B < inf: where ``_alike`` is derived."""
+def _vn_on_rays(network: Residual, branch: Branch) -> bool:
+    """VN over 3 < B < inf samples where ``_alike`` or ``_collapsing`` is derived."""
     norm, activation = network.layer.norm, network.layer.activation
-    return (
-        norm is not None
-        and (norm.pool.samples, norm.pool.channels, norm.gate) == (True, 1, None)
-        and (norm.denominator, norm.centered) == ("std", False)
-        and activation.ray_slopes is not None
-        and activation.shift == 0.0
-        and not network.weights.centered
-        and network.order in ADDITIVE
-        and abs(network.factors[0]) == 1.0
-        # b = 1/sqrt(L) leaves the samples where they are.
-        and not (network.depth > 1 and network.factors[1] == 1.0 / math.sqrt(network.depth))
-        and 3.0 < branch.batch < math.inf
-    )
+    if (
+        norm is None
+        or (norm.pool.samples, norm.pool.channels, norm.gate) != (True, 1, None)
+        or (norm.denominator, norm.centered) != ("std", False)
+        or activation.ray_slopes is None
+        or activation.shift != 0.0
+        or network.weights.centered
+        or not 3.0 < branch.batch < math.inf
+    ):
+        return False
+    if network.order == "post_norm":
+        return not network.scales and norm.eps == 0.0
+    # b = 1/sqrt(L) leaves the samples where they are.
+    per_depth = network.depth > 1 and network.factors[1] == 1.0 / math.sqrt(network.depth)
+    return network.order in ADDITIVE and abs(network.factors[0]) == 1.0 and not per_depth
 
 
 def _alike(branch: Branch) -> GrowthLaw:
@@ -211,6 +214,33 @@ def _alike(branch: Branch) -> GrowthLaw:
     slow = 0.5 * (power - 1.0)
     route = f"q' - q ~ {power:.6g} c q/(q - p), q - p ~ c l; approached as slowly as l^-{slow:.3g}"
     return GrowthLaw(kind="polynomial", rate=power, route=route)
+
+
+def _collapsing(network: Residual, branch: Branch) -> GrowthLaw:
+    """VN(a x + b F(x)) of samples that are alike: q'/q -> (a^2 + b^2 f) E[1/s^2].
+
+    Contrasts of x stay D/(B-1), and a branch whose samples have one sign makes f of them as of q, so that
+    s is that of a walk on a cylinder (``routes.cylinder_step``).  Derived here.
+    """
+    norm = network.layer.norm
+    assert norm is not None
+    skip, factor = network.factors
+    radius2 = norm.divisor(batch=branch.batch, positions=1)
+    added = factor * factor * branch.added(1.0, 0.5)
+    step = cylinder_step(
+        dimensions=int(branch.batch) - 1,
+        radius2=radius2,
+        skip=skip,
+        noise=added * radius2 / (branch.batch - 1.0),
+    )
+    base = (skip * skip + added) * step.inverse
+    if not base > 1.0:
+        raise HypothesisError(
+            f"samples that are alike would shrink to {base:.6g} of their second moment in each block, "
+            "so they do not stay alike, and no law is derived; predict it at the depth in question"
+        )
+    route = f"q'/q -> (a^2 + b^2 f) E[1/s^2] = {base:.6g} as samples become alike"
+    return GrowthLaw(kind="exponential", rate=base, route=route)
 
 
 def _normalized_sum(network: Residual, branch: Branch) -> tuple[GrowthLaw, GrowthLaw]:

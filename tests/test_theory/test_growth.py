@@ -223,6 +223,21 @@ def test_batch_norm_at_the_branch_end_in_closed_form() -> None:
     )
 
 
+@pytest.mark.parametrize(("maps", "skip", "batch"), [(1, 1.0, 16), (2, 1.0, 16), (2, -0.7, 8)])
+def test_post_norm_of_samples_that_become_alike(maps: int, skip: float, batch: int) -> None:
+    """Behind VN the second moment grows by one factor per block: predicted steps tend to it."""
+    net = Residual(VN, depth=400, order="post_norm", maps=maps, skip=skip)
+    law = th.growth_law(net, batch=batch).variance
+    assert law is not None
+    assert law.kind == "exponential"
+    logs = th.predict(
+        net, th.exchangeable(batch=batch, correlation=0.3), backward=False
+    ).log_second_moment
+    assert logs[-1] - logs[-2] == pytest.approx(math.log(law.rate), rel=1e-6)
+    # Gradients grow faster than any exponential.
+    assert th.growth_law(net, batch=batch).gradient is None
+
+
 @pytest.mark.parametrize("norm", [th.evonorm_s0(), th.layer_norm(), None])
 def test_identity_reflects_nothing(norm: Any) -> None:
     """identity(x + N(W x)) is x + identity(N(W x))."""
