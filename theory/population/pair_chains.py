@@ -182,15 +182,13 @@ def variance_steps(
         D: B, or B - 1 with ``ddof = 1``.
     """
     n = size - 1
-    tau = _student(normals(points[0]), n) / math.sqrt(n)
-    # Two coordinates of a unit vector in n dimensions: 1 - r^2 = U^(2/(n-2)).
-    length = np.ones_like(points[1])
-    if n > 2:
-        length = np.sqrt(1.0 - points[1] ** (2.0 / (n - 2.0)))
-    angle = 2.0 * math.pi * points[2]
-    # Coordinates i and j of a contrast: (e +- f)/sqrt(2), e and f of these sizes.
-    e = math.sqrt(0.5 * (1.0 - 2.0 / size)) * length * np.cos(angle)
-    f = math.sqrt(0.5) * length * np.sin(angle)
+    common, apart, between = normals(points)
+    tau = _looked_up(common, _student_table(n)) / math.sqrt(n)
+    # Coordinates i and j of a unit contrast: (e +- f)/sqrt(2); f first, what two samples differ by.
+    f = _looked_up(apart, _coordinate_table(n))
+    e = np.sqrt(1.0 - f * f) * _looked_up(between, _coordinate_table(n - 1))
+    e *= math.sqrt(0.5 * (1.0 - 2.0 / size))
+    f *= math.sqrt(0.5)
     level = np.sqrt(np.maximum(mean, 0.0) / (size * contrast))
     return VarianceSteps(tau, np.stack((e + f, e - f)), level, contrast, size, radius2)
 
@@ -206,18 +204,27 @@ def _batch_order(keys: FloatArray) -> IntArray:
     return np.asarray(np.take_along_axis(split, within, axis=2).reshape(populations, chains))
 
 
-def _student(normal: FloatArray, degrees: int) -> FloatArray:
-    """Student's t with the normal's rank."""
+def _looked_up(normal: FloatArray, table: FloatArray) -> FloatArray:
+    """The variable with the normal's rank."""
     place = (normal + _REACH) * (_CELLS / (2.0 * _REACH))
     cell = place.astype(np.intp)
-    table = _student_table(degrees)
     low = table[cell]
     return np.asarray(low + (place - cell) * (table[cell + 1] - low))
 
 
 @lru_cache(maxsize=32)
 def _student_table(degrees: int) -> FloatArray:
+    """Quantiles of Student's t."""
     z = np.linspace(-_REACH, 0.0, _CELLS // 2 + 1)
     lower = special.stdtrit(degrees, special.ndtr(z))
     lower[-1] = 0.0
     return np.concatenate((lower, -lower[-2::-1]))
+
+
+@lru_cache(maxsize=32)
+def _coordinate_table(dimensions: int) -> FloatArray:
+    """Quantiles of a coordinate of a unit vector: t/sqrt(k - 1 + t^2), t with k - 1 degrees of freedom."""
+    if dimensions == 1:
+        return np.sign(np.linspace(-1.0, 1.0, _CELLS + 1) + 0.5 / _CELLS)
+    t = _student_table(dimensions - 1)
+    return np.asarray(t / np.sqrt(dimensions - 1.0 + t * t))

@@ -3,11 +3,11 @@ r"""phi(a x + b N(F(x))) followed as chains of pairs of samples, forwards and ba
 What the branch adds to one channel's samples is drawn independently of the stream, and its law takes second
 moments of the stream alone; so do gradients, Gaussian given the path:
 
-    C_l = phi'(y_i) phi'(y_j) (...)     E[g_i g_j] given the path at y = a x + b F; V_l likewise for one sample,
+    C = E[g_i g_j | path]:   C_l = a^2 phi'(y_i) phi'(y_j) C_{l+1} + E[(W'J'delta)_i (W'J'delta)_j],
 
-over the skip times a^2, plus what the branch returns: W'J'delta, a fresh Gaussian whose covariance is the mean
-over all channels of J'Delta J, two numbers for exchangeable samples.  Every chain keeps its own masks, and
-steps where N depends on them, as its path's.
+y = a x + b F, and V = E[g_i^2 | path] likewise.  What the branch returns is a fresh Gaussian whose covariance
+is the mean over all channels of J'Delta J: two numbers for exchangeable samples, Delta what C and V say
+behind phi'.  Every chain keeps its own masks, and its steps where J depends on them.
 
 Without a normalizer, behind one that divides by numbers of the layer (LN, RMSNorm) and behind mean centering
 F is a pair of Gaussians; behind VN see ``pair_chains``.
@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.errors import HypothesisError
 from theory.forecast import Pace
 from theory.operators import bind_pull
 from theory.population.fields import Field
@@ -35,6 +36,7 @@ from theory.population.pair_chains import (
     variance_steps,
 )
 from theory.population.propagate import Record
+from theory.population.result import PopulationResult, gathered
 from theory.population.spheres import initial
 from theory.program import Linear, NormAct, branch_operations
 from theory.specs.inputs import ExchangeableInputs
@@ -44,10 +46,14 @@ from theory.states.base import Gradient
 from theory.states.exchangeable import Exchangeable
 from theory.states.population import Modes, Population
 
-__all__ = ["follow_pairs", "pair_streams_refusal"]
+__all__ = ["follow_pairs", "pair_population", "pair_streams_refusal"]
 
 FloatArray = NDArray[np.float64]
 
+# Chains of a population at few blocks, and steps of one at many.
+_MOST, _STEPS, _LEAST = 32_768, 4_200_000, 2048
+# Populations followed at a time: their tapes fit in memory.
+_TOGETHER = 2
 # Gradients beyond change their unit.
 _NEAR = 2.0**-200
 
@@ -59,6 +65,8 @@ def pair_streams_refusal(network: Network, inputs: ExchangeableInputs) -> str | 
     norm = network.layer.norm
     if network.scales or network.factors[1] == 0.0:
         return "branches that are scaled or 0"
+    if inputs.batch == 1:
+        return "one sample is no pair"
     if norm is None:
         return None
     if norm.gate is not None:
@@ -72,6 +80,49 @@ def pair_streams_refusal(network: Network, inputs: ExchangeableInputs) -> str | 
     if norm.denominator != "std" or norm.centered or norm.eps != 0.0:
         return f"steps of {norm.name} are not drawn in pairs"
     return None if inputs.batch >= 6 else "a batch with an infinite E[T^2/R^2]"
+
+
+def pair_population(
+    network: Residual,
+    inputs: ExchangeableInputs,
+    *,
+    populations: int,
+    seed: int,
+    backward: bool,
+    refine: int = 1,
+    log_second_moment: FloatArray | None = None,
+) -> PopulationResult:
+    """What P populations of pairs say of ``network``; ``channels`` of the result are chains.
+
+    Parameters
+    ----------
+    network, inputs, backward, log_second_moment
+        As for ``follow_pairs``.
+    populations, seed, refine
+        As for ``result.population``.
+    """
+    wanted = refine * min(max(_STEPS / network.depth, _LEAST), _MOST)
+    chains = 1 << int(math.log2(wanted))
+    groups = [_TOGETHER] * (refine * populations // _TOGETHER)
+    pace = Pace(
+        len(groups) * network.depth * (2 if backward else 1),
+        what="Pairs of samples",
+        remedy="a smaller refine takes its square less, and fewer layers proportionally less",
+    )
+    found = [
+        follow_pairs(
+            network,
+            inputs,
+            chains=chains,
+            populations=count,
+            seed=(seed, k),
+            backward=backward,
+            log_second_moment=log_second_moment,
+            pace=pace,
+        )
+        for k, count in enumerate(groups)
+    ]
+    return gathered(found, batch=inputs.batch, channels=chains)
 
 
 def follow_pairs(
@@ -221,6 +272,10 @@ class _Branch:
         if not self.radius2:
             steps = gaussian_steps(points, variance=modes.second_moment, gap=modes.gap)
             return Population(steps, exponent), None
+        if not modes.contrast.min() > 0.0:
+            raise HypothesisError(
+                "a pool of VN has zero variance at eps = 0; use eps > 0 or inputs that differ"
+            )
         drawn = variance_steps(
             points,
             mean=modes.mean,

@@ -1,8 +1,9 @@
 """Predictions for streams that are not Gaussian, with an error for every number: who gives which.
 
 ``spheres`` give post-norm streams of GN and BN, without a population; ``cylinders``, ``raised_flights`` and
-their bent kin post-norm streams and sandwiches of VN.  Else populations of channels give everything, and
-what ``known`` says of second moments, gaps and gradients takes the place of averages.
+their bent kin post-norm streams and sandwiches of VN.  Else populations of channels give everything, or chains
+of two samples (``pair_streams``), and what ``known`` says of second moments, gaps and gradients takes the
+place of averages.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from theory.population.contrasts import controlled_gaps
 from theory.population.cylinders import CYLINDER_WALK, cylinder_law, cylinder_refusal
 from theory.population.known import Known, known
 from theory.population.pair_paths import pair_gradients, pairs_refusal
+from theory.population.pair_streams import pair_population, pair_streams_refusal
 from theory.population.raised_flights import (
     RAISED_FLIGHT,
     raised_flight_law,
@@ -49,6 +51,7 @@ FloatArray = NDArray[np.float64]
 
 SEED = 0
 SAMPLED = "sampled sphere walk"
+PAIRS = "sampled pairs"
 POPULATIONS = 16
 _RAISED = (
     (cylinder_refusal, cylinder_law, CYLINDER_WALK),
@@ -104,15 +107,27 @@ def predict_population(
     if exact.gap is not None and exact.map_gap is not None and not sampled:
         # Every figure is known.
         return _settled(network, inputs, kind, exact, backward=backward)
+    chains = pair_streams_refusal(network, inputs) is None
     try:
-        found = population(
-            _one_map(network) if paired else network,
-            inputs,
-            populations=POPULATIONS,
-            seed=SEED,
-            backward=sampled and not paired,
-            refine=refine,
-        )
+        if isinstance(network, Residual) and chains:
+            found = pair_population(
+                network,
+                inputs,
+                populations=POPULATIONS,
+                seed=SEED,
+                backward=sampled,
+                refine=refine,
+                log_second_moment=exact.log_second_moment,
+            )
+        else:
+            found = population(
+                _one_map(network) if paired else network,
+                inputs,
+                populations=POPULATIONS,
+                seed=SEED,
+                backward=sampled and not paired,
+                refine=refine,
+            )
     except HypothesisError as error:
         raise HypothesisError(f"{departure}: {error}") from error
     assert found.preactivation is not None
@@ -135,14 +150,14 @@ def predict_population(
         kind,
         (stream, observed),
         signal,
-        forward_route="population",
-        backward_route="population" if backward else None,
+        forward_route=PAIRS if chains else "population",
+        backward_route=(PAIRS if chains else "population") if backward else None,
         states=_states(stream, found.stream.mean, inputs.batch),
         routes=exact.routes(),
         settings={
             "seed": str(SEED),
             "populations": str(refine * POPULATIONS),
-            "channels": str(found.channels),
+            "chains" if chains else "channels": str(found.channels),
         },
     )
 

@@ -22,7 +22,15 @@ from theory.specs.networks import Network
 from theory.states.base import Observables
 from theory.states.population import Modes
 
-__all__ = ["Averages", "PopulationResult", "averaged", "population", "propagate", "relative_error"]
+__all__ = [
+    "Averages",
+    "PopulationResult",
+    "averaged",
+    "gathered",
+    "population",
+    "propagate",
+    "relative_error",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -183,6 +191,13 @@ def propagate(
         )
         for k, count in enumerate(groups)
     ]
+    return gathered(found, batch=start.batch if batch is None else batch, channels=size)
+
+
+def gathered(
+    found: Sequence[tuple[list[Record], list[Record]]], *, batch: float, channels: int
+) -> PopulationResult:
+    """Averages of what groups of populations read, forwards and backwards."""
     forwards, backwards = (
         [_joined(r) for r in zip(*f, strict=True)] for f in zip(*found, strict=True)
     )
@@ -190,8 +205,8 @@ def propagate(
     gradient, branch = _split(backwards)
     assert stream is not None
     return PopulationResult(
-        batch=start.batch if batch is None or batch == math.inf else int(batch),
-        channels=size,
+        batch=forwards[0].modes.batch if batch == math.inf else int(batch),
+        channels=channels,
         stream=stream,
         preactivation=pre,
         gradient=gradient,
