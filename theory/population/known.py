@@ -4,6 +4,8 @@ walk
     relu(a x + b N(W x)): moments and gradients of one channel with the steps of a unit Gaussian (LN,
     RMSNorm), of a sphere's coordinate (GN), or in proportion to the stream (no normalizer); with BN
     moments (gradients: ``pair_paths``).  N(a x + b F(x)) with EvoNorm-S0 over all channels: ``gated``.
+pair density
+    Everything behind mean centering, or where weights have centered rows: see ``pair_laws``.
 closed form
     a x + b N(F(x)), whatever the law of x: N(F(x)) is uncorrelated with x and E[N^2] = D/N_pool, so
     q' = a^2 q + b^2 D/N_pool; what BN adds has no mean over samples, so that q - p gains B/(B-1) of it.
@@ -31,6 +33,7 @@ from theory.operators import bind_push
 from theory.population.branch_ends import end_law, end_refusal
 from theory.population.flights import behind, flight_law, flight_refusal
 from theory.population.gated import gated_law, gated_refusal
+from theory.population.pair_laws import PAIR_DENSITY, pair_law, pair_law_refusal
 from theory.population.shared_ends import shared_law, shared_refusal
 from theory.population.spheres import initial
 from theory.population.walks import (
@@ -62,7 +65,8 @@ _GRID, _ROUNDING = 1e-11, 1e-13
 class Known(NamedTuple):
     """Numbers per layer, None where populations are asked; ``error`` is relative.
 
-    ``map_second_moment`` and ``map_gap`` are those of h^l.
+    ``log_map_second_moment`` and ``map_gap`` are those of h^l, ``mean`` is E[x^l] in units of its root mean
+    square.
     """
 
     route: str = ""
@@ -72,9 +76,10 @@ class Known(NamedTuple):
     log_branch_gradient: FloatArray | None = None
     error: float = 0.0
     gradient_route: str = ""
-    map_second_moment: FloatArray | None = None
+    log_map_second_moment: FloatArray | None = None
     map_gap: FloatArray | None = None
     map_route: str = ""
+    mean: FloatArray | None = None
 
     def routes(self) -> Mapping[str, str]:
         """Route by observable."""
@@ -101,6 +106,12 @@ def known(network: Network, inputs: ExchangeableInputs, *, backward: bool) -> Kn
         return _walk(network, inputs, backward=backward)
     if sphere_steps_refusal(network, inputs) is None:
         return _sphere_steps(network, inputs, backward=backward)
+    if pair_law_refusal(network, inputs) is None:
+        try:
+            return _pair_law(network, inputs, backward=backward)
+        except HypothesisError:
+            # Samples that are too much alike, or steps too small, for its nodes.
+            pass
     if scaled_refusal(network) is None:
         return _scaled(network, inputs, backward=backward)
     if shared_refusal(network, inputs) is None:
@@ -134,6 +145,22 @@ def _sphere_steps(network: Residual, inputs: ExchangeableInputs, *, backward: bo
         gradient = np.log(law.gradient)
         branch = np.log(law.shared / network.weights.weight_variance)
     return Known(WALK_DENSITY, np.log(law.second_moment), None, gradient, branch, error)
+
+
+def _pair_law(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:
+    law = pair_law(network, inputs, backward=backward)
+    return Known(
+        PAIR_DENSITY,
+        law.log_second_moment,
+        law.gap,
+        law.log_gradient,
+        law.log_branch_gradient,
+        law.error,
+        log_map_second_moment=law.log_map_second_moment,
+        map_gap=law.map_gap,
+        map_route=PAIR_DENSITY,
+        mean=law.mean,
+    )
 
 
 def _scaled(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:
@@ -237,7 +264,7 @@ def _with_end(
     """h^l and gradients of x + b N(W phi(x)), N over samples."""
     law = end_law(network, inputs)
     found = found._replace(
-        map_second_moment=law.map_second_moment,
+        log_map_second_moment=np.log(law.map_second_moment),
         map_gap=law.map_gap,
         map_route=FLIGHT,
         error=max(found.error, _GRID),
@@ -299,7 +326,7 @@ def _maps(network: Residual, inputs: ExchangeableInputs, found: Known) -> Known:
             break
     ones = np.ones(network.depth)
     return found._replace(
-        map_second_moment=state.unscaled().second_moment * ones,
+        log_map_second_moment=math.log(state.unscaled().second_moment) * ones,
         map_gap=state.gap * ones,
         map_route=found.route,
     )

@@ -242,7 +242,7 @@ def _read(streams: list[Exchangeable], maps: list[Exchangeable]) -> tuple[Observ
 def _settled(
     network: Network, inputs: ExchangeableInputs, kind: Regime, exact: Known, *, backward: bool
 ) -> Prediction:
-    """Everything is known: what a norm adds has no mean, so the stream's is the start's."""
+    """Everything is known; unless a mean is, what a norm adds has none and the stream's is the start's."""
     assert isinstance(network, Residual)
     assert exact.log_second_moment is not None
     blank = Observables(*np.zeros((len(Observables._fields), network.depth)))
@@ -251,7 +251,7 @@ def _settled(
     start, skip = initial(network, inputs), network.factors[0]
     blocks = np.arange(1.0, network.depth + 1.0)
     carried = np.exp(blocks * math.log(abs(skip)) - 0.5 * exact.log_second_moment)
-    mean = start.mean * np.sign(skip) ** blocks * carried
+    mean = start.mean * np.sign(skip) ** blocks * carried if exact.mean is None else exact.mean
     signal = _gradients(None, exact, depth=network.depth) if backward else (None,) * 4
     return _assembled(
         network,
@@ -305,11 +305,11 @@ def _with_moments(stream: Observables, exact: Known, batch: float) -> Observable
 
 def _with_maps(observed: Observables, exact: Known, batch: float) -> Observables:
     """The observables of h^l with what is known exactly in place of averages."""
-    if exact.map_second_moment is None or exact.map_gap is None:
+    if exact.log_map_second_moment is None or exact.map_gap is None:
         return observed
     error = np.full(len(observed.gap), exact.error)
     observed = observed._replace(
-        log_second_moment=np.log(exact.map_second_moment), second_moment_error=error
+        log_second_moment=exact.log_map_second_moment, second_moment_error=error
     )
     return _with_gaps(observed, exact.map_gap, error, batch)
 
