@@ -107,11 +107,9 @@ def known(network: Network, inputs: ExchangeableInputs, *, backward: bool) -> Kn
     if sphere_steps_refusal(network, inputs) is None:
         return _sphere_steps(network, inputs, backward=backward)
     if pair_law_refusal(network, inputs) is None:
-        try:
-            return _pair_law(network, inputs, backward=backward)
-        except HypothesisError:
-            # Samples that are too much alike, or steps too small, for its nodes.
-            pass
+        law = _pair_law(network, inputs, backward=backward)
+        if law is not None:
+            return law
     if scaled_refusal(network) is None:
         return _scaled(network, inputs, backward=backward)
     if shared_refusal(network, inputs) is None:
@@ -147,8 +145,12 @@ def _sphere_steps(network: Residual, inputs: ExchangeableInputs, *, backward: bo
     return Known(WALK_DENSITY, np.log(law.second_moment), None, gradient, branch, error)
 
 
-def _pair_law(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:
-    law = pair_law(network, inputs, backward=backward)
+def _pair_law(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known | None:
+    try:
+        law = pair_law(network, inputs, backward=backward)
+    except HypothesisError:
+        # Samples too much alike, or steps too small, for its nodes.
+        return None
     return Known(
         PAIR_DENSITY,
         law.log_second_moment,

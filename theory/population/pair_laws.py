@@ -1,8 +1,8 @@
-r"""relu(a x + b N(F(x))) where two samples have a density on a grid: mean centering, weights with centered rows.
+r"""relu(a x + b N(F(x))) where two samples have a density on a grid: mean centering, or centered weights.
 
-Every map is homogeneous, so that q_l only sets units, and what the branch adds is Gaussian; both remedies keep
-two samples apart at every depth, which the nodes of ``routes.pair_density`` ask for.  Behind plain weights,
-Weight Norm or LN samples become alike, or steps small against the stream: those are left to ``pair_streams``.
+Every map is homogeneous, so that q_l only sets units, and what the branch adds is Gaussian.  Both remedies
+keep two samples apart at every depth, as the nodes of ``routes.pair_density`` ask; behind plain weights,
+Weight Norm or LN samples become alike, or steps small beside the stream: left to ``pair_streams``.
 """
 
 from __future__ import annotations
@@ -101,7 +101,9 @@ def pair_law(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -
     seen = np.concatenate(([2.0 * math.log(root)], log_q[:-1]))
     gaps = np.concatenate(([start.gap], found.gap[:-1]))
     means = np.concatenate(([start.mean / root], found.mean[:-1]))
-    maps = [branch.states(g, m)[branch.read] for g, m in zip(gaps.tolist(), means.tolist())]
+    maps = [
+        branch.states(g, m)[branch.read] for g, m in zip(gaps.tolist(), means.tolist(), strict=True)
+    ]
     sizes = np.array([state.unscaled().second_moment for state in maps])
     return PairLaw(
         log_q,
