@@ -60,7 +60,7 @@ def test_moments_of_a_walk_from_zero_are_spitzers() -> None:
     found = th.predict(residual(th.layer_norm(), "post_activation", depth=3), inputs)
     assert set(found.route["second_moment"]) == {"reflected walk"}
     assert set(found.route["gradient_norm"]) == {"reflected walk"}
-    assert set(found.route["similarity"]) == {"population"}
+    assert set(found.route["similarity"]) == {"sampled pairs"}
     assert np.all(found.error["second_moment"] < 1e-9)
     # Deeper without the population beside it.
     walk = known(residual(th.layer_norm(), "post_activation", depth=50), inputs, backward=True)
@@ -246,10 +246,10 @@ def test_gradients_of_group_norm_at_the_branch_end(activation: th.Activation) ->
 
 
 def test_the_variance_of_a_walk_joins_both_routes() -> None:
-    """Var = q (1 - s) (B - 1)/B, q from the walk and s from the population."""
+    """Var = q (1 - s) (B - 1)/B, q from the walk and s from pairs."""
     found = th.predict(residual(th.layer_norm(), "post_activation", depth=6), INPUTS)
     assert_allclose(found.variance, 0.75 * found.second_moment * found.gap, rtol=1e-12)
-    assert set(found.route["variance"]) == {"population"}
+    assert set(found.route["variance"]) == {"sampled pairs"}
 
 
 def test_predictions_are_deterministic_and_say_how_they_were_made() -> None:
@@ -275,7 +275,7 @@ def test_they_are_kept_tabulated_and_drawn(tmp_path: Path) -> None:
             assert_allclose(again.error[name], found.error[name], rtol=0.0)
     table = found.to_frame().set_index(["observable", "layer"])
     assert table.loc[("gradient_norm", 1), "route"] == "walk density"
-    assert table.loc[("similarity", 1), "route"] == "population"
+    assert table.loc[("similarity", 1), "route"] == "sampled pairs"
     assert "walk" not in found.to_latex()
     assert found.plot(observable="gradient_norm") is not None
     matrix = found.covariance[-1]
