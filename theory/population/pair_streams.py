@@ -35,10 +35,12 @@ from theory.population.pair_chains import (
     placed,
     variance_steps,
 )
+from theory.population.pair_moments import brought_to, expected_moments
 from theory.population.propagate import Record
 from theory.population.result import PopulationResult, gathered
 from theory.population.spheres import initial
 from theory.program import Linear, NormAct, branch_operations
+from theory.specs.activations import relu
 from theory.specs.inputs import ExchangeableInputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
@@ -155,7 +157,8 @@ def follow_pairs(
     rng = np.random.default_rng(list(seed))
     x = branch.start(initial(network, inputs), (populations, chains), rng)
     a, b = network.factors
-    after = NormAct(None, network.layer.activation)
+    activation = network.layer.activation
+    after = NormAct(None, activation)
     # Where q is known chains are asked for the gap alone.
     sizes: list[float | None] = [None] * network.depth
     if log_second_moment is not None:
@@ -169,7 +172,16 @@ def follow_pairs(
         records.append(Record("preactivation", read.modes, read.mean, read.exponent))
         points = placed(pair_net(chains, branch.coordinates), ordered(x.values), rng)
         added, steps = branch.steps(fields, points)
-        x, tape = normact(after, x.plus(added, own=a, others=b))
+        before, down = a * x.values, math.ldexp(b, added.exponent - x.exponent)
+        y = Population(before + down * added.values, x.exponent)
+        x, tape = normact(after, y)
+        if branch.homogeneous:
+            variance = down * down * fields[-1].modes.second_moment
+            expected = expected_moments(
+                before, down * added.values, variance=variance, gap=fields[-1].modes.gap
+            )
+            values = activation.scale * brought_to(np.maximum(y.values, 0.0), expected)
+            x = Population(values + math.ldexp(activation.shift, -y.exponent), y.exponent)
         x = x.rescaled()
         found = _field(x, branch.size, None)
         records.append(Record("stream", found.modes, found.mean, found.exponent))
@@ -242,6 +254,9 @@ class _Branch:
         if norm is not None and coupled and norm.denominator != "none":
             self.radius2 = norm.divisor(batch=self.size, positions=1)
         self.coordinates = 3 if self.radius2 else 2
+        # Steps in proportion to the stream, which grows by what relu makes of them.
+        free = norm is None or norm.denominator == "none"
+        self.homogeneous = free and network.layer.activation.base == relu
 
     def start(
         self, state: Exchangeable, shape: tuple[int, int], rng: np.random.Generator
