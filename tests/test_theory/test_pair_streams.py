@@ -21,9 +21,11 @@ from theory.population.pair_chains import (
     ordered,
     pair_net,
     placed,
+    relu_of,
     variance_steps,
 )
 from theory.population.pair_laws import pair_law, pair_law_refusal
+from theory.population.pair_moments import _contrast, expected_moments
 from theory.population.pair_streams import follow_pairs, pair_streams_refusal
 from theory.population.result import PopulationResult, gathered, population
 from theory.population.walks import scaled
@@ -49,10 +51,10 @@ def test_a_net_gives_every_chain_its_own_point() -> None:
     pairs = rng.standard_normal((2, 3, 1024))
     order = ordered(pairs)
     assert np.all(np.sort(order, axis=1) == np.arange(1024))
-    # Stretches of 32 chains by the sum, each by the difference.
-    total = np.take_along_axis(pairs.sum(axis=0), order, axis=1).reshape(3, 32, 32)
+    # Stretches of 32 chains by the mean, each by the difference.
+    total = np.take_along_axis(pairs[0], order, axis=1).reshape(3, 32, 32)
     assert np.all(total[:, :-1].max(axis=2) <= total[:, 1:].min(axis=2))
-    apart = np.take_along_axis(pairs[0] - pairs[1], order, axis=1).reshape(3, 32, 32)
+    apart = np.take_along_axis(pairs[1], order, axis=1).reshape(3, 32, 32)
     assert np.all(np.diff(apart, axis=2) >= 0.0)
     # One chain's point is uniform over shifts.
     one = [placed(found, order, np.random.default_rng(k))[1, 2, 77] for k in range(400)]
@@ -68,8 +70,8 @@ def test_moments_of_steps() -> None:
         variance=np.full(8, 3.0),
         gap=np.full(8, 1.4),
     )
-    assert_allclose((f * f).mean(axis=(1, 2)), 3.0, rtol=1e-3)
-    assert_allclose((f[0] * f[1]).mean(), -1.2, rtol=3e-3)
+    assert_allclose((f * f).sum(axis=0).mean(axis=1), 3.0, rtol=1e-3)
+    assert_allclose((f[0] ** 2 - f[1] ** 2).mean(), -1.2, rtol=3e-3)
     for size in (3, 4, 6, 16):
         steps = variance_steps(
             placed(pair_net(2**14, 3), order, rng),
@@ -109,12 +111,50 @@ def test_what_variance_normalization_returns_is_that_of_channels(size: int) -> N
         size=size,
         radius2=float(size),
     )
-    alive = (steps.values() + shift > 0.0).astype(float)
+    middle, half = steps.values()
+    alive = (np.stack((middle + half, middle - half)) + shift > 0.0).astype(float)
     for ours, theirs in zip(
         steps.returned(alive, shared * alive[0] * alive[1]), (own, pair), strict=True
     ):
         error = math.hypot(ours.std() / 4.0, theirs.std() / math.sqrt(draws))
         assert abs(ours.mean() - theirs.mean()) < 5.0 * error
+
+
+@pytest.mark.parametrize("deviation", [0.1, 1.0, 30.0])
+def test_moments_expected_of_a_block(deviation: float) -> None:
+    """Against draws over all populations, and quadrature over the common Gaussian of single pairs."""
+    rng = np.random.default_rng(4)
+    order = np.broadcast_to(np.arange(2**12), (64, 2**12))
+    start = placed(pair_net(2**12, 2), order, rng)
+    x = relu_of(gaussian_steps(start, variance=np.ones(64), gap=np.full(64, 0.4)))
+    variance, gap = np.full(64, deviation**2), np.full(64, 0.7)
+    f = gaussian_steps(placed(pair_net(2**12, 2), ordered(x), rng), variance=variance, gap=gap)
+    found = expected_moments(x, f, variance=variance, gap=gap)
+    y = relu_of(x + f)
+    for ours, values in (
+        (found.second_moment, (y * y).sum(axis=0)),
+        (found.contrast, 2.0 * y[1] ** 2),
+    ):
+        far = values.mean(axis=1) - ours
+        assert abs(far.mean()) < 5.0 * far.std() / 8.0
+    scale = np.array([[deviation]])
+    mu, height = rng.standard_normal((1, 50)), np.abs(rng.standard_normal((1, 50)))
+    # Where one sample is alive, (mu + S + h)^2/2; where both are, 2 h^2.
+    z, weight = np.polynomial.legendre.leggauss(60)
+    at = height[..., None] * z
+    density = stats.norm.pdf(at, mu[..., None], deviation) * weight * height[..., None]
+    exact = (0.5 * (at + height[..., None]) ** 2 * density).sum(axis=-1)
+    exact += 2.0 * height**2 * stats.norm.sf(height, mu, deviation)
+    assert_allclose(_contrast(mu, height, scale), exact, rtol=1e-6, atol=1e-7)
+
+
+def test_samples_that_become_alike_keep_the_digits_of_their_difference() -> None:
+    """1 - c = 1e-60 behaves as 1e-20 does."""
+    found = []
+    for half in (1e-10, 1e-30):
+        pairs = np.stack((np.linspace(-1.0, 1.0, 4096), np.full(4096, half)))[:, None]
+        found.append((relu_of(pairs)[1] ** 2).mean() / half**2)
+    assert_allclose(found, 0.5, rtol=1e-3)
 
 
 # Chains

@@ -1,15 +1,16 @@
 r"""Chains of pairs of samples (x_i, x_j) on sorted lattices, and the steps that normalizers add to them.
 
 Where samples are exchangeable, second moments and squared gradients ask of a stream x' = phi(a x + b N(h))
-only the law of two samples: chains of two numbers each.  Before every block the chains of a population are
-ordered, by x_i + x_j into sqrt(M) stretches and by x_i - x_j within each, and chain k takes point k of a net
-of M points whose first two coordinates were ordered likewise (array-RQMC with a batch sort; L'Ecuyer, Lecot
-& Tuffin 2008).  Nets are shifted at random in every block and population: each chain's draws are exact, and
-populations, whose spread is the error, fluctuate far less than those of independent chains.
+only the law of two samples: chains of two numbers each, (x_i + x_j)/2 and (x_i - x_j)/2.  Before every block
+those of a population are ordered, by the first into sqrt(M) stretches and by the second within each, and
+chain k takes point k of a net of M points whose first two coordinates were ordered likewise (array-RQMC with
+a batch sort; L'Ecuyer, Lecot & Tuffin 2008).  Nets are shifted at random in every block and population: each
+chain's draws are exact, and populations, whose spread is the error, fluctuate far less than those of
+independent chains.
 
 Steps, h Gaussian with the eigenvalues ``mean`` = q + (B-1)p and ``contrast`` = q - p over samples:
 
-Gaussian        (f_i, f_j) of variance v and covariance c.
+Gaussian        (f_i, f_j) of variance v and cosine 1 - gap.
 VN              h/s, s^2 = |P h|^2/D, is T + sqrt(D) u with u uniform on the unit sphere of the n = B - 1
                 contrasts and T = r tau sqrt(D), tau = t_n/sqrt(n), r^2 = mean/(B contrast), independent of
                 each other; (u_i, u_j) are two coordinates, of correlation -1/n.
@@ -35,6 +36,7 @@ __all__ = [
     "ordered",
     "pair_net",
     "placed",
+    "relu_of",
     "variance_steps",
 ]
 
@@ -67,15 +69,15 @@ def pair_net(chains: int, coordinates: int) -> FloatArray:
 def ordered(pairs: FloatArray) -> IntArray:
     """Chains of every population in the order of ``pair_net``'s points; shape (P, M).
 
-    ``pairs[:, p, order[p]]`` then meets point k at place k; a path keeps its name if instead
-    ``step[:, p, order[p]] = points[:, p]``, as ``placed`` does.
+    Chain ``order[p, k]`` takes point k, as ``placed`` does: a path keeps its name.
 
     Parameters
     ----------
     pairs
-        (x_i, x_j), shape (2, P, M).
+        (x_i + x_j)/2 and (x_i - x_j)/2, shape (2, P, M): half the difference keeps its digits where
+        samples become alike.
     """
-    return _batch_order(np.stack((pairs[0] + pairs[1], pairs[0] - pairs[1])))
+    return _batch_order(pairs)
 
 
 def placed(net: FloatArray, order: IntArray, rng: np.random.Generator) -> FloatArray:
@@ -108,7 +110,7 @@ def normals(points: FloatArray) -> FloatArray:
 
 
 def gaussian_steps(points: FloatArray, *, variance: FloatArray, gap: FloatArray) -> FloatArray:
-    """(f_i, f_j) with E[f^2] = ``variance`` and cosine 1 - ``gap``; shape (2, P, M).
+    """(f_i + f_j)/2 and (f_i - f_j)/2 with E[f^2] = ``variance`` and cosine 1 - ``gap``; shape (2, P, M).
 
     Parameters
     ----------
@@ -117,10 +119,19 @@ def gaussian_steps(points: FloatArray, *, variance: FloatArray, gap: FloatArray)
     variance, gap
         One number per population.
     """
-    z, w = normals(points[:2])
-    z *= np.sqrt(0.5 * variance * (2.0 - gap))[:, None]
-    w *= np.sqrt(0.5 * variance * gap)[:, None]
-    return np.stack((z + w, z - w))
+    found = normals(points[:2])
+    found[0] *= np.sqrt(0.5 * variance * (2.0 - gap))[:, None]
+    found[1] *= np.sqrt(0.5 * variance * gap)[:, None]
+    return found
+
+
+def relu_of(pairs: FloatArray) -> FloatArray:
+    """Mean and half the difference of relu(y_i) and relu(y_j), from those of y."""
+    middle, half = pairs
+    height = np.abs(half)
+    one = np.maximum(0.5 * (middle + height), 0.0)
+    both = middle >= height
+    return np.stack((np.where(both, middle, one), np.where(both, half, np.copysign(one, half))))
 
 
 class VarianceSteps(NamedTuple):
@@ -137,9 +148,10 @@ class VarianceSteps(NamedTuple):
     radius2: float
 
     def values(self) -> FloatArray:
-        """N(h)_i, N(h)_j = sqrt(D) (r tau + u), shape (2, P, M)."""
-        common = self.level[:, None] * self.tau
-        return np.asarray(math.sqrt(self.radius2) * (common + self.u))
+        """Mean and half the difference of N(h)_i and N(h)_j, N(h) = sqrt(D) (r tau + u); shape (2, P, M)."""
+        common = self.level[:, None] * self.tau + 0.5 * (self.u[0] + self.u[1])
+        apart = 0.5 * (self.u[0] - self.u[1])
+        return np.asarray(math.sqrt(self.radius2) * np.stack((common, apart)))
 
     def returned(self, own: FloatArray, shared: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(E[(J'delta)_i^2], E[(J'delta)_i (J'delta)_j]) over chains, one per population.

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,13 @@ from theory.errors import HypothesisError
 from theory.forecast import Pace
 from theory.operators import bind_pull
 from theory.population.fields import Field
-from theory.population.normact import Tape, normact, pullback
 from theory.population.pair_chains import (
     VarianceSteps,
     gaussian_steps,
     ordered,
     pair_net,
     placed,
+    relu_of,
     variance_steps,
 )
 from theory.population.pair_moments import brought_to, expected_moments
@@ -40,7 +40,8 @@ from theory.population.propagate import Record
 from theory.population.result import PopulationResult, gathered
 from theory.population.spheres import initial
 from theory.program import Linear, NormAct, branch_operations
-from theory.specs.activations import relu
+from theory.routes.functions import base_function
+from theory.specs.activations import Activation, relu
 from theory.specs.inputs import ExchangeableInputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
@@ -158,14 +159,13 @@ def follow_pairs(
     x = branch.start(initial(network, inputs), (populations, chains), rng)
     a, b = network.factors
     activation = network.layer.activation
-    after = NormAct(None, activation)
     # Where q is known chains are asked for the gap alone.
     sizes: list[float | None] = [None] * network.depth
     if log_second_moment is not None:
         start = math.log(initial(network, inputs).unscaled().second_moment)
         sizes = [start, *log_second_moment[:-1].tolist()]
     records: list[Record] = []
-    tapes: list[tuple[Tape, VarianceSteps | None, list[Field]]] = []
+    tapes: list[tuple[NDArray[Any], VarianceSteps | None, list[Field]]] = []
     for size in sizes:
         fields = branch.fields(_field(x, branch.size, size))
         read = fields[branch.read]
@@ -173,32 +173,56 @@ def follow_pairs(
         points = placed(pair_net(chains, branch.coordinates), ordered(x.values), rng)
         added, steps = branch.steps(fields, points)
         before, down = a * x.values, math.ldexp(b, added.exponent - x.exponent)
-        y = Population(before + down * added.values, x.exponent)
-        x, tape = normact(after, y)
+        drawn = down * added.values
+        x, slopes = _activated(activation.base, Population(before + drawn, x.exponent))
         if branch.homogeneous:
             variance = down * down * fields[-1].modes.second_moment
-            expected = expected_moments(
-                before, down * added.values, variance=variance, gap=fields[-1].modes.gap
-            )
-            values = activation.scale * brought_to(np.maximum(y.values, 0.0), expected)
-            x = Population(values + math.ldexp(activation.shift, -y.exponent), y.exponent)
+            expected = expected_moments(before, drawn, variance=variance, gap=fields[-1].modes.gap)
+            x = x._replace(values=brought_to(x.values, expected))
+        if activation.base != activation:
+            level = np.array([math.ldexp(activation.shift, -x.exponent), 0.0])[:, None, None]
+            x = x._replace(values=activation.scale * x.values + level)
         x = x.rescaled()
         found = _field(x, branch.size, None)
         records.append(Record("stream", found.modes, found.mean, found.exponent))
         if backward:
-            tapes.append((tape, steps, fields))
+            tapes.append((slopes, steps, fields))
         if pace is not None:
             pace.step()
     back: list[Record] = []
     paths = _Paths(np.ones((2, populations, chains)), np.zeros((populations, chains)), 0)
-    for tape, steps, fields in reversed(tapes):
+    for kept, steps, fields in reversed(tapes):
         back.append(paths.average().record("stream", branch.size))
-        slopes = pullback(after, tape, Population(np.ones((2, populations, chains)))).values
+        slopes = _slopes(activation, kept)
         paths = _Paths(slopes**2 * paths.own, slopes[0] * slopes[1] * paths.shared, paths.exponent)
         reached = branch.returned(fields, steps, paths)
         back.append(reached[branch.read].times(b * b).record("preactivation", branch.size))
         paths = paths.plus(reached[0].times(b * b), skip=a * a)
     return records, back[::-1]
+
+
+def _activated(base: Activation, y: Population) -> tuple[Population, NDArray[Any]]:
+    """base(y), and for both samples base'(y) or the signs that it follows from."""
+    middle, half = y.values
+    ends = np.stack((middle + half, middle - half))
+    if base.ray_slopes is None:
+        function, ends = base_function(base), Population(ends, y.exponent).unscaled().values
+        one, other = function.value(ends)
+        values = np.stack((0.5 * (one + other), 0.5 * (one - other)))
+        return Population(values), np.asarray(function.derivative(ends), dtype=np.float32)
+    up, down = base.ray_slopes
+    values = up * relu_of(y.values)
+    if down:
+        values += down * relu_of(-y.values)
+    return Population(values, y.exponent), ends > 0.0
+
+
+def _slopes(activation: Activation, kept: NDArray[Any]) -> FloatArray:
+    """phi' from what ``_activated`` kept."""
+    rays = activation.ray_slopes
+    if rays is None:
+        return np.asarray(activation.scale * kept, dtype=np.float64)
+    return activation.scale * np.where(kept, rays[0], -rays[1])
 
 
 class _Shared(NamedTuple):
@@ -268,7 +292,8 @@ class _Branch:
         points = placed(pair_net(shape[1], 2), order, rng)
         ones = np.ones(shape[0])
         apart = q * gap / variance if variance > 0.0 else 0.0
-        x = mean + gaussian_steps(points, variance=variance * ones, gap=apart * ones)
+        x = gaussian_steps(points, variance=variance * ones, gap=apart * ones)
+        x[0] += mean
         return Population(x, state.exponent)
 
     def fields(self, field: Field) -> list[Field]:
@@ -339,11 +364,11 @@ def _pulled(op: NormAct, field: Field, reached: _Shared) -> _Shared:
 
 def _field(x: Population, size: int, log_second_moment: float | None) -> Field:
     """What ``size`` samples alike in pairs show to a linear map; E[x^2] known or theirs."""
-    values, exponent = x
-    q = 0.5 * np.einsum("ipm,ipm->p", values, values) / values.shape[2]
-    apart = values[0] - values[1]
-    contrast = 0.5 * np.einsum("pm,pm->p", apart, apart) / values.shape[2]
-    mean = values.mean(axis=(0, 2))
+    (middle, half), exponent = x
+    chains = middle.shape[1]
+    contrast = 2.0 * np.einsum("pm,pm->p", half, half) / chains
+    q = np.einsum("pm,pm->p", middle, middle) / chains + 0.5 * contrast
+    mean = middle.mean(axis=1)
     if log_second_moment is not None:
         known = math.exp(log_second_moment - 2.0 * exponent * math.log(2.0))
         contrast, mean = contrast * (known / q), mean * np.sqrt(known / q)
