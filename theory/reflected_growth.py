@@ -119,7 +119,7 @@ def _centered(network: Residual, branch: Branch, returned: float) -> ScaledWalk:
     """Rows that are centered see q - m^2, m the walk's own mean: the law is followed until it settles."""
     skip, factor = network.factors
 
-    def step(mean: float) -> float:
+    def step(mean: float, _: float) -> float:
         seen = branch.output(FAR, 0.0, mean * math.sqrt(FAR)).unscaled().second_moment
         return abs(factor) * math.sqrt(seen / FAR)
 

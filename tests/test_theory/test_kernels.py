@@ -498,7 +498,7 @@ def test_three_steps_of_a_scaled_walk(mean: float, centered: bool) -> None:
     """In the stream's own units; the last step of each moment in closed form, atoms by Gaussian tails."""
     size, skip, c = 1.3, 0.8, 0.7
 
-    def step(ratio: float) -> float:
+    def step(ratio: float, _: float = 0.0) -> float:
         return size * math.sqrt(1.0 - ratio * ratio) if centered else size
 
     with mp.workdps(DIGITS):

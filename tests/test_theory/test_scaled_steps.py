@@ -28,8 +28,9 @@ SWS = th.scaled_weight_standardization()
         (th.Layer(weights=SWS), {"maps": 2, "stem": th.gaussian(weight_variance=2.0)}),
         (th.zoo["WN"], {}),
         (th.zoo["WN"], {"branch": 1.4, "skip": 0.8, "stem": th.gaussian()}),
+        (th.zoo["WN"], {"maps": 2}),
     ],
-    ids=["plain", "plain, two maps", "SWS", "SWS, two maps", "WN", "WN, stem"],
+    ids=["plain", "plain, two maps", "SWS", "SWS, two maps", "WN", "WN, stem", "WN, two maps"],
 )
 def test_walks_agree_with_populations(layer: th.Layer, options: dict[str, Any]) -> None:
     """Five standard errors of populations at every block: about 1e-4 per test, at fixed seeds."""
@@ -55,7 +56,7 @@ def test_walks_agree_with_populations(layer: th.Layer, options: dict[str, Any]) 
 @pytest.mark.parametrize("step", [0.6, math.sqrt(2.0)])
 def test_rates_settle_at_the_limits(step: float) -> None:
     limit = scaled_walk(step, branch_gradient=step * step)
-    law = scaled_walk_law(400, step=lambda _: step, branch_gradient=step * step)
+    law = scaled_walk_law(400, step=lambda *_: step, branch_gradient=step * step)
     assert law.log_gradient is not None
     middle = math.exp(law.log_gradient[200] - law.log_gradient[201])
     assert math.exp(law.log_second_moment[-1] - law.log_second_moment[-2]) == pytest.approx(
@@ -65,7 +66,7 @@ def test_rates_settle_at_the_limits(step: float) -> None:
 
 
 def test_panels_half_as_wide_change_nothing() -> None:
-    for step in (lambda _: 0.3, lambda mean: 1.7 * math.sqrt(1.0 - mean * mean)):
+    for step in (lambda *_: 0.3, lambda mean, _: 1.7 * math.sqrt(1.0 - mean * mean)):
         once, twice = (
             scaled_walk_law(40, step=step, mean=0.2, branch_gradient=2.0, fine=f) for f in (1, 2)
         )
@@ -76,7 +77,7 @@ def test_panels_half_as_wide_change_nothing() -> None:
 
 def test_first_block_in_closed_form() -> None:
     # x_1 = relu(sqrt(a^2 + s^2) z): half the variance.
-    law = scaled_walk_law(1, step=lambda _: 1.2, skip=0.7)
+    law = scaled_walk_law(1, step=lambda *_: 1.2, skip=0.7)
     assert law.log_second_moment[0] == pytest.approx(math.log(0.5 * (0.49 + 1.44)), rel=1e-12)
 
 
@@ -98,7 +99,7 @@ def test_nf_scaling_of_a_reflected_stream() -> None:
 
 def test_steps_too_small_for_a_grid_are_left_to_pairs() -> None:
     with pytest.raises(HypothesisError, match="too small"):
-        scaled_walk_law(3, step=lambda _: 0.01)
+        scaled_walk_law(3, step=lambda *_: 0.01)
     net = th.Residual(th.Layer(), depth=3, order="post_activation", branch=0.01)
     found = th.predict(net, th.exchangeable(batch=2, correlation=0.3))
     assert set(found.route["second_moment"]) == {"sampled pairs"}
@@ -107,7 +108,7 @@ def test_steps_too_small_for_a_grid_are_left_to_pairs() -> None:
 def test_a_thousand_blocks_take_seconds_at_most() -> None:
     net = th.Residual(th.Layer(), depth=1000, order="post_activation")
     start = time.process_time()
-    law = scaled_walk_law(1000, step=lambda _: math.sqrt(2.0), branch_gradient=2.0)
+    law = scaled_walk_law(1000, step=lambda *_: math.sqrt(2.0), branch_gradient=2.0)
     assert time.process_time() - start < 2.0
     # No overflow at 2.4^1000.
     assert law.log_second_moment[-1] > 800.0

@@ -105,6 +105,9 @@ def pair_population(
         As for ``result.population``.
     """
     wanted = refine * min(max(_STEPS / network.depth, _LEAST), _MOST)
+    if not backward and not _Branch(network, inputs).homogeneous:
+        # Blocks of half the work.
+        wanted *= 2.0
     chains = 1 << int(math.log2(wanted))
     groups = [_TOGETHER] * (refine * populations // _TOGETHER)
     pace = Pace(

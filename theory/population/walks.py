@@ -149,8 +149,6 @@ def scaled_refusal(network: Network) -> str | None:
     activation = network.layer.activation
     if activation.base != relu or activation.scale <= 0.0:
         return f"{activation.name} does not reflect a walk"
-    if activation.shift != 0.0 and network.maps != 1:
-        return "a shift inside the branch is no multiple of the stream"
     if network.layer.norm is not None:
         return f"steps behind {network.layer.norm.name} are not those of the stream"
     if not network.factors[0] > 0.0 or network.factors[1] == 0.0 or network.depth > _DEEPEST:
@@ -164,9 +162,12 @@ def scaled(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> 
     skip, branch = network.factors
     size = math.sqrt(start.second_moment)
 
-    def step(mean: float) -> float:
+    def step(mean: float, shift: float) -> float:
         state = Exchangeable(2, 1.0, 0.0, mean)
         for op in ops:
+            if isinstance(op, NormAct):
+                activation = dataclasses.replace(op.activation, shift=shift)
+                op = dataclasses.replace(op, activation=activation)
             state = bind_push(op, state)[0](state)
         return abs(branch) * math.sqrt(state.unscaled().second_moment)
 

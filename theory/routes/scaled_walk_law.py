@@ -8,8 +8,8 @@ gradient given the place obey (e = 1, t = 0)
 
 k(y, x) the Gaussian density about a x with deviation s, and q_{l+1} = r_{l+1} q_l.  A scaled and shifted
 relu (Weight Norm's) moves places to e y + t/sqrt(q_l) and multiplies gradients by e^2.  Weights with centered
-rows make s depend on E[x_l]^2/q_l.  Rates in the limit are ``scaled_walk``; panels as in ``walk_density``.
-Derived here.
+rows make s depend on E[x_l]^2/q_l, a shift inside the branch on t/sqrt(q_l).  Rates in the limit are
+``scaled_walk``; panels as in ``walk_density``.  Derived here.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Kernel:
 def scaled_walk_law(
     depth: int,
     *,
-    step: Callable[[float], float],
+    step: Callable[[float, float], float],
     skip: float = 1.0,
     mean: float = 0.0,
     branch_gradient: float | None = None,
@@ -80,7 +80,7 @@ def scaled_walk_law(
     depth
         Blocks.
     step
-        s as a function of E[x]/sqrt(E[x^2]).
+        s as a function of E[x_l]/sqrt(q_l) and t/sqrt(q_l).
     skip
         a > 0.
     mean
@@ -97,9 +97,10 @@ def scaled_walk_law(
     HypothesisError
         Steps too small for the grid.
     """
-    largest = step(0.0)
-    # Streams of one sign lose most to centering: E[x]^2/E[x^2] stays below 0.9.
-    smallest = min(largest, step(math.sqrt(0.9)))
+    # Streams of one sign lose most to centering: E[x]^2/E[x^2] stays below 0.9.  Shifts fade as streams grow.
+    fading = shift * np.linspace(0.0, 1.0, 9 if shift else 1)
+    bounds = [step(m, t) for m in (0.0, math.sqrt(0.9)) for t in fading.tolist()]
+    smallest, largest = min(bounds), max(bounds)
     end = 9.5 * math.sqrt(skip * skip + largest * largest) + 9.5
     panels = fine * max(20, math.ceil(0.5 * end / smallest))
     if panels > fine * _MOST_PANELS:
@@ -111,7 +112,7 @@ def scaled_walk_law(
     steps, ratios = np.empty(depth), np.empty(depth)
     masses, shifts = np.empty((depth, len(y))), np.empty(depth)
     for k in range(depth):
-        steps[k] = step(mean)
+        steps[k] = step(mean, shift)
         if k == 0:
             spread = math.sqrt(skip * skip * (1.0 - mean * mean) + steps[0] ** 2)
             density = _normal(y - skip * mean, spread)
