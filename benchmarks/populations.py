@@ -17,7 +17,7 @@ from theory.specs.residual import Order, Residual
 
 NORMS = {"BN": th.batch_norm(), "GN(8)": th.group_norm(8), "LN": th.layer_norm(), "none": None}
 ORDERS: tuple[Order, ...] = ("post_activation", "post_norm", "branch_end_norm", "sandwich")
-SAMPLED = ("population", "sampled sphere walk")
+SAMPLED = ("population", "sampled pairs", "sampled sphere walk")
 
 
 def row(network: Residual, refine: int) -> str:
