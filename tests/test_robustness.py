@@ -483,9 +483,15 @@ LONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "populations, 32 times as many of 32 times as many channels": (
         lambda: th.predict(
-            th.Residual(th.Layer(norm=th.layer_norm()), depth=100, order="post_activation"), BATCH, refine=32
+            th.Residual(th.Layer(norm=th.group_norm(8)), depth=100, order="post_activation"), BATCH, refine=32
         ),
         "Populations: about",
+    ),
+    "pairs of samples, 32 times as many of 32 times as many chains": (
+        lambda: th.predict(
+            th.Residual(th.Layer(norm=th.layer_norm()), depth=100, order="post_activation"), BATCH, refine=32
+        ),
+        "Pairs of samples: about",
     ),
     "10,000 networks": (
         lambda: mc.simulate(NET, BATCH, width=4096, replicates=10_000, method="direct", workers=1),

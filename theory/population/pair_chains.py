@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,8 +140,8 @@ class VarianceSteps(NamedTuple):
     ``size`` is B, ``radius2`` is D.
     """
 
-    tau: FloatArray
-    u: FloatArray
+    tau: NDArray[Any]
+    u: NDArray[Any]
     level: FloatArray
     contrast: FloatArray
     size: int
@@ -152,6 +152,11 @@ class VarianceSteps(NamedTuple):
         common = self.level[:, None] * self.tau + 0.5 * (self.u[0] + self.u[1])
         apart = 0.5 * (self.u[0] - self.u[1])
         return np.asarray(math.sqrt(self.radius2) * np.stack((common, apart)))
+
+    def rounded(self) -> VarianceSteps:
+        """The same in half the memory."""
+        tau, u = (np.asarray(values, dtype=np.float32) for values in (self.tau, self.u))
+        return self._replace(tau=tau, u=u)
 
     def returned(self, own: FloatArray, shared: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(E[(J'delta)_i^2], E[(J'delta)_i (J'delta)_j]) over chains, one per population.

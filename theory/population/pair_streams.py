@@ -55,8 +55,8 @@ FloatArray = NDArray[np.float64]
 
 # Chains of a population at few blocks, and steps of one at many.
 _MOST, _STEPS, _LEAST = 32_768, 4_200_000, 2048
-# Populations followed at a time: their tapes fit in memory.
-_TOGETHER = 2
+# Populations followed at a time, or fewer if their tapes, of some bytes per step, do not fit.
+_TOGETHER, _TAPE_BYTES, _STEP_BYTES = 4, 300_000_000, 14
 # Gradients beyond change their unit.
 _NEAR = 2.0**-200
 
@@ -109,7 +109,11 @@ def pair_population(
         # Blocks of half the work.
         wanted *= 2.0
     chains = 1 << int(math.log2(wanted))
-    groups = [_TOGETHER] * (refine * populations // _TOGETHER)
+    fits = _TAPE_BYTES // (_STEP_BYTES * chains * network.depth)
+    together = min(max(fits, 1), _TOGETHER) if backward else _TOGETHER
+    groups = [
+        min(together, refine * populations - k) for k in range(0, refine * populations, together)
+    ]
     pace = Pace(
         len(groups) * network.depth * (2 if backward else 1),
         what="Pairs of samples",
@@ -189,7 +193,7 @@ def follow_pairs(
         found = _field(x, branch.size, None)
         records.append(Record("stream", found.modes, found.mean, found.exponent))
         if backward:
-            tapes.append((slopes, steps, fields))
+            tapes.append((slopes, None if steps is None else steps.rounded(), fields))
         if pace is not None:
             pace.step()
     back: list[Record] = []
