@@ -185,7 +185,7 @@ def _shared(network: Residual, inputs: ExchangeableInputs, *, backward: bool) ->
         np.log(law.second_moment),
         law.gap,
         error=law.error,
-        map_second_moment=law.end.map_second_moment,
+        log_map_second_moment=np.log(law.end.map_second_moment),
         map_gap=law.end.map_gap,
         map_route=FLIGHT,
     )

@@ -1,9 +1,9 @@
 """Predictions for streams that are not Gaussian, with an error for every number: who gives which.
 
 ``spheres`` give post-norm streams of GN and BN, without a population; ``cylinders``, ``raised_flights`` and
-their bent kin post-norm streams and sandwiches of VN.  Else populations of channels give everything, or chains
-of two samples (``pair_streams``), and what ``known`` says of second moments, gaps and gradients takes the
-place of averages.
+their bent kin post-norm streams and sandwiches of VN.  Else populations of channels give everything, or
+chains of two samples (``pair_streams``), and what ``known`` says of second moments, gaps and gradients takes
+the place of averages.
 """
 
 from __future__ import annotations
