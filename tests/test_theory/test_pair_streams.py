@@ -48,13 +48,13 @@ def test_a_net_gives_every_chain_its_own_point() -> None:
     found = pair_net(1024, 3)
     for row in found:
         assert_allclose(np.sort(row), np.arange(1024) / 1024)
-    pairs = rng.standard_normal((2, 3, 1024))
+    pairs = rng.standard_normal((3, 3, 1024))
     order = ordered(pairs)
     assert np.all(np.sort(order, axis=1) == np.arange(1024))
     # Stretches of 32 chains by the mean, each by the difference.
-    total = np.take_along_axis(pairs[0], order, axis=1).reshape(3, 32, 32)
+    total = np.take_along_axis(pairs[0] + pairs[1], order, axis=1).reshape(3, 32, 32)
     assert np.all(total[:, :-1].max(axis=2) <= total[:, 1:].min(axis=2))
-    apart = np.take_along_axis(pairs[1], order, axis=1).reshape(3, 32, 32)
+    apart = np.take_along_axis(pairs[2], order, axis=1).reshape(3, 32, 32)
     assert np.all(np.diff(apart, axis=2) >= 0.0)
     # One chain's point is uniform over shifts.
     one = [placed(found, order, np.random.default_rng(k))[1, 2, 77] for k in range(400)]
@@ -70,8 +70,9 @@ def test_moments_of_steps() -> None:
         variance=np.full(8, 3.0),
         gap=np.full(8, 1.4),
     )
-    assert_allclose((f * f).sum(axis=0).mean(axis=1), 3.0, rtol=1e-3)
-    assert_allclose((f[0] ** 2 - f[1] ** 2).mean(), -1.2, rtol=3e-3)
+    assert_allclose((f[:2] * f[:2]).mean(axis=(0, 2)), 3.0, rtol=1e-3)
+    assert_allclose((f[0] * f[1]).mean(), -1.2, rtol=3e-3)
+    assert_allclose(2.0 * f[2], f[0] - f[1], rtol=0.0, atol=1e-12)
     for size in (3, 4, 6, 16):
         steps = variance_steps(
             placed(pair_net(2**14, 3), order, rng),
@@ -111,8 +112,7 @@ def test_what_variance_normalization_returns_is_that_of_channels(size: int) -> N
         size=size,
         radius2=float(size),
     )
-    middle, half = steps.values()
-    alive = (np.stack((middle + half, middle - half)) + shift > 0.0).astype(float)
+    alive = (steps.values()[:2] + shift > 0.0).astype(float)
     for ours, theirs in zip(
         steps.returned(alive, shared * alive[0] * alive[1]), (own, pair), strict=True
     ):
@@ -132,8 +132,8 @@ def test_moments_expected_of_a_block(deviation: float) -> None:
     found = expected_moments(x, f, variance=variance, gap=gap)
     y = relu_of(x + f)
     for ours, values in (
-        (found.second_moment, (y * y).sum(axis=0)),
-        (found.contrast, 2.0 * y[1] ** 2),
+        (found.second_moment, (y[:2] ** 2).mean(axis=0)),
+        (found.contrast, 2.0 * y[2] ** 2),
     ):
         far = values.mean(axis=1) - ours
         assert abs(far.mean()) < 5.0 * far.std() / 8.0
@@ -152,9 +152,19 @@ def test_samples_that_become_alike_keep_the_digits_of_their_difference() -> None
     """1 - c = 1e-60 behaves as 1e-20 does."""
     found = []
     for half in (1e-10, 1e-30):
-        pairs = np.stack((np.linspace(-1.0, 1.0, 4096), np.full(4096, half)))[:, None]
-        found.append((relu_of(pairs)[1] ** 2).mean() / half**2)
+        middle = np.linspace(-1.0, 1.0, 4096)
+        pairs = np.stack((middle + half, middle - half, np.full(4096, half)))[:, None]
+        found.append((relu_of(pairs)[2] ** 2).mean() / half**2)
     assert_allclose(found, 0.5, rtol=1e-3)
+
+
+def test_steps_far_below_the_stream_still_turn_what_relu_left_at_zero() -> None:
+    """x = relu(1e50 z) and unit steps: from 0 a walk is above it once with 1/2, twice in turn with 3/8."""
+    network = net(Layer(norm=th.layer_norm()), 3)
+    found = th.predict(network, th.exchangeable(batch=2, correlation=0.3, second_moment=1e100))
+    exact = 0.5 * np.log([0.5 + 0.5 * 0.375, 0.5 + 0.5 * (0.375 + 0.25), 1.0])
+    assert np.all(np.abs(found.log_gradient_norm - exact) < 5.0 * found.gradient_error + 1e-12)
+    assert found.gradient_error.max() < 4e-3
 
 
 # Chains

@@ -1,12 +1,12 @@
 r"""Chains of pairs of samples (x_i, x_j) on sorted lattices, and the steps that normalizers add to them.
 
 Where samples are exchangeable, second moments and squared gradients ask of a stream x' = phi(a x + b N(h))
-only the law of two samples: chains of two numbers each, (x_i + x_j)/2 and (x_i - x_j)/2.  Before every block
-those of a population are ordered, by the first into sqrt(M) stretches and by the second within each, and
-chain k takes point k of a net of M points whose first two coordinates were ordered likewise (array-RQMC with
-a batch sort; L'Ecuyer, Lecot & Tuffin 2008).  Nets are shifted at random in every block and population: each
-chain's draws are exact, and populations, whose spread is the error, fluctuate far less than those of
-independent chains.
+only the law of two samples: chains of two numbers each, kept as rows (x_i, x_j, (x_i - x_j)/2), the last for
+the digits of samples that become alike.  Before every block those of a population are ordered, by x_i + x_j
+into sqrt(M) stretches and by x_i - x_j within each, and chain k takes point k of a net of M points whose
+first two coordinates were ordered likewise (array-RQMC with a batch sort; L'Ecuyer, Lecot & Tuffin 2008).
+Nets are shifted at random in every block and population: each chain's draws are exact, and populations, whose
+spread is the error, fluctuate far less than those of independent chains.
 
 Steps, h Gaussian with the eigenvalues ``mean`` = q + (B-1)p and ``contrast`` = q - p over samples:
 
@@ -74,10 +74,9 @@ def ordered(pairs: FloatArray) -> IntArray:
     Parameters
     ----------
     pairs
-        (x_i + x_j)/2 and (x_i - x_j)/2, shape (2, P, M): half the difference keeps its digits where
-        samples become alike.
+        Rows, shape (3, P, M).
     """
-    return _batch_order(pairs)
+    return _batch_order(np.stack((pairs[0] + pairs[1], pairs[2])))
 
 
 def placed(net: FloatArray, order: IntArray, rng: np.random.Generator) -> FloatArray:
@@ -110,7 +109,7 @@ def normals(points: FloatArray) -> FloatArray:
 
 
 def gaussian_steps(points: FloatArray, *, variance: FloatArray, gap: FloatArray) -> FloatArray:
-    """(f_i + f_j)/2 and (f_i - f_j)/2 with E[f^2] = ``variance`` and cosine 1 - ``gap``; shape (2, P, M).
+    """Rows of f with E[f^2] = ``variance`` and cosine 1 - ``gap``; shape (3, P, M).
 
     Parameters
     ----------
@@ -119,19 +118,18 @@ def gaussian_steps(points: FloatArray, *, variance: FloatArray, gap: FloatArray)
     variance, gap
         One number per population.
     """
-    found = normals(points[:2])
-    found[0] *= np.sqrt(0.5 * variance * (2.0 - gap))[:, None]
-    found[1] *= np.sqrt(0.5 * variance * gap)[:, None]
-    return found
+    common, apart = normals(points[:2])
+    common *= np.sqrt(0.5 * variance * (2.0 - gap))[:, None]
+    apart *= np.sqrt(0.5 * variance * gap)[:, None]
+    return np.stack((common + apart, common - apart, apart))
 
 
 def relu_of(pairs: FloatArray) -> FloatArray:
-    """Mean and half the difference of relu(y_i) and relu(y_j), from those of y."""
-    middle, half = pairs
-    height = np.abs(half)
-    one = np.maximum(0.5 * (middle + height), 0.0)
-    both = middle >= height
-    return np.stack((np.where(both, middle, one), np.where(both, half, np.copysign(one, half))))
+    """Rows of relu(y) from those of y."""
+    ends = np.maximum(pairs[:2], 0.0)
+    both = (pairs[:2] > 0.0).all(axis=0)
+    half = np.where(both, pairs[2], 0.5 * (ends[0] - ends[1]))
+    return np.concatenate((ends, half[None]))
 
 
 class VarianceSteps(NamedTuple):
@@ -148,10 +146,10 @@ class VarianceSteps(NamedTuple):
     radius2: float
 
     def values(self) -> FloatArray:
-        """Mean and half the difference of N(h)_i and N(h)_j, N(h) = sqrt(D) (r tau + u); shape (2, P, M)."""
-        common = self.level[:, None] * self.tau + 0.5 * (self.u[0] + self.u[1])
-        apart = 0.5 * (self.u[0] - self.u[1])
-        return np.asarray(math.sqrt(self.radius2) * np.stack((common, apart)))
+        """Rows of N(h) = sqrt(D) (r tau + u); shape (3, P, M)."""
+        ends = self.level[:, None] * self.tau + self.u
+        half = 0.5 * (self.u[0] - self.u[1])
+        return np.asarray(math.sqrt(self.radius2) * np.concatenate((ends, half[None])))
 
     def rounded(self) -> VarianceSteps:
         """The same in half the memory."""

@@ -44,14 +44,13 @@ def expected_moments(
     Parameters
     ----------
     x, steps
-        What the skip carries and the draws, means and half differences as in ``pair_chains``.
+        Rows (``pair_chains``) of what the skip carries and of the draws.
     variance, gap
         E[f^2] and one minus the cosine of f, one per population.
     """
     alone = np.sqrt(variance)[:, None]
-    mu, half = x
-    apart = steps[1]
-    square = 0.5 * (_second(mu + half, alone) + _second(mu - half, alone))
+    mu, half, apart = 0.5 * (x[0] + x[1]), x[2], steps[2]
+    square = 0.5 * (_second(x[0], alone) + _second(x[1], alone))
     scale = np.sqrt(0.5 * variance * (2.0 - gap))[:, None]
     height = np.abs(half + apart)
     seen = _contrast(mu, height, scale)
@@ -61,10 +60,12 @@ def expected_moments(
 
 
 def brought_to(values: FloatArray, expected: Expected) -> FloatArray:
-    """Pairs of relu's values, means and differences scaled to the moments expected."""
+    """Rows of relu's values, means and differences scaled to the moments expected."""
     apart = 0.5 * expected.contrast
-    wanted = (expected.second_moment - apart, apart)
-    return np.stack([_ratio(w, v) * v for w, v in zip(wanted, values, strict=True)])
+    middle, half = 0.5 * (values[0] + values[1]), values[2]
+    middle *= _ratio(expected.second_moment - apart, middle)
+    half = half * _ratio(apart, half)
+    return np.stack((middle + half, middle - half, half))
 
 
 def _contrast(mu: FloatArray, height: FloatArray, scale: FloatArray) -> FloatArray:

@@ -57,6 +57,8 @@ FloatArray = NDArray[np.float64]
 _MOST, _STEPS, _LEAST = 32_768, 4_200_000, 2048
 # Populations followed at a time, or fewer if their tapes, of some bytes per step, do not fit.
 _TOGETHER, _TAPE_BYTES, _STEP_BYTES = 4, 300_000_000, 14
+# Steps of a tenth of the stream: shorter ones do not move what relu left at 0 as far as scaling might.
+_LONG = 0.01
 # Gradients beyond change their unit.
 _NEAR = 2.0**-200
 
@@ -182,13 +184,14 @@ def follow_pairs(
         before, down = a * x.values, math.ldexp(b, added.exponent - x.exponent)
         drawn = down * added.values
         x, slopes = _activated(activation.base, Population(before + drawn, x.exponent))
-        if branch.homogeneous:
-            variance = down * down * fields[-1].modes.second_moment
+        variance = down * down * fields[-1].modes.second_moment
+        if branch.homogeneous and variance.min() > _LONG * fields[0].modes.second_moment.max():
             expected = expected_moments(before, drawn, variance=variance, gap=fields[-1].modes.gap)
             x = x._replace(values=brought_to(x.values, expected))
         if activation.base != activation:
-            level = np.array([math.ldexp(activation.shift, -x.exponent), 0.0])[:, None, None]
-            x = x._replace(values=activation.scale * x.values + level)
+            values = activation.scale * x.values
+            values[:2] += math.ldexp(activation.shift, -x.exponent)
+            x = x._replace(values=values)
         x = x.rescaled()
         found = _field(x, branch.size, None)
         records.append(Record("stream", found.modes, found.mean, found.exponent))
@@ -210,12 +213,11 @@ def follow_pairs(
 
 def _activated(base: Activation, y: Population) -> tuple[Population, NDArray[Any]]:
     """base(y), and for both samples base'(y) or the signs that it follows from."""
-    middle, half = y.values
-    ends = np.stack((middle + half, middle - half))
+    ends = y.values[:2]
     if base.ray_slopes is None:
         function, ends = base_function(base), Population(ends, y.exponent).unscaled().values
         one, other = function.value(ends)
-        values = np.stack((0.5 * (one + other), 0.5 * (one - other)))
+        values = np.stack((one, other, 0.5 * (one - other)))
         return Population(values), np.asarray(function.derivative(ends), dtype=np.float32)
     up, down = base.ray_slopes
     values = up * relu_of(y.values)
@@ -286,7 +288,7 @@ class _Branch:
             self.radius2 = norm.divisor(batch=self.size, positions=1)
         self.coordinates = 3 if self.radius2 else 2
         # Steps in proportion to the stream, which grows by what relu makes of them.
-        free = norm is None or norm.denominator == "none"
+        free = norm is None or (norm.denominator == "none" and self.size > 2)
         self.homogeneous = free and network.layer.activation.base == relu
 
     def start(
@@ -300,7 +302,7 @@ class _Branch:
         ones = np.ones(shape[0])
         apart = q * gap / variance if variance > 0.0 else 0.0
         x = gaussian_steps(points, variance=variance * ones, gap=apart * ones)
-        x[0] += mean
+        x[:2] += mean
         return Population(x, state.exponent)
 
     def fields(self, field: Field) -> list[Field]:
@@ -371,11 +373,12 @@ def _pulled(op: NormAct, field: Field, reached: _Shared) -> _Shared:
 
 def _field(x: Population, size: int, log_second_moment: float | None) -> Field:
     """What ``size`` samples alike in pairs show to a linear map; E[x^2] known or theirs."""
-    (middle, half), exponent = x
-    chains = middle.shape[1]
+    values, exponent = x
+    ends, half = values[:2], values[2]
+    chains = half.shape[1]
     contrast = 2.0 * np.einsum("pm,pm->p", half, half) / chains
-    q = np.einsum("pm,pm->p", middle, middle) / chains + 0.5 * contrast
-    mean = middle.mean(axis=1)
+    q = 0.5 * np.einsum("ipm,ipm->p", ends, ends) / chains
+    mean = ends.mean(axis=(0, 2))
     if log_second_moment is not None:
         known = math.exp(log_second_moment - 2.0 * exponent * math.log(2.0))
         contrast, mean = contrast * (known / q), mean * np.sqrt(known / q)
