@@ -351,6 +351,57 @@ def test_one_block_of_a_pair_is_arc_cosine() -> None:
     assert_allclose(found.mean, math.sqrt(1.0 / math.pi), rtol=1e-12)
 
 
+def test_three_blocks_of_a_pair() -> None:
+    """Moments, and gradients that masks of two samples share, by nested quadrature over their Gaussians."""
+    a, v, c, gap = 0.9, 1.3, -0.4, 0.7
+    found = pair_density_law(
+        3,
+        step=lambda *_: (v, c),
+        gap=gap,
+        skip=a,
+        returned=lambda _, __, own, shared: (own - 0.9 * shared, 0.4 * own + 0.2 * shared, own),
+    )
+    z, weight = np.polynomial.legendre.leggauss(300)
+    z, weight = 9.0 * z, 9.0 * weight
+    normal = weight * stats.norm.pdf(z)
+    half, half_weight = 4.5 * (z / 9.0 + 1.0), 4.5 * weight / 9.0
+    # Block 1: y Gaussian; x = relu(y) on the quadrant, on both axes and at 0.
+    variance, cosine = a * a + v, (a * a * (1.0 - gap) + c) / (a * a + v)
+    y = math.sqrt(variance) * half
+    rest = math.sqrt(1.0 - cosine * cosine)
+    both = np.exp(-0.5 * ((half - cosine * half[:, None]) / rest) ** 2) / rest
+    both *= np.outer(half_weight * stats.norm.pdf(half), half_weight) / math.sqrt(2.0 * math.pi)
+    axis = half_weight * stats.norm.pdf(half) * stats.norm.cdf(-cosine * half / rest)
+    none = 1.0 - both.sum() - 2.0 * axis.sum()
+    q = 0.5 * variance
+    # Block 2: masks given x_i, x_j and the common Gaussian, which has opposite signs.
+    own, common = math.sqrt(q * (v + c)), math.sqrt(-q * c)
+
+    def alive(x: Any, sign: float) -> Any:
+        return stats.norm.cdf((a * np.asarray(x)[..., None] + sign * common * z) / own)
+
+    up, down, zero_up, zero_down = alive(y, 1.0), alive(y, -1.0), alive(0.0, 1.0), alive(0.0, -1.0)
+    together = np.einsum("ij,iz,jz,z->", both, up, down, normal)
+    together += 2.0 * np.einsum("i,iz,z,z->", axis, up, zero_down, normal)
+    together += none * np.einsum("z,z,z->", zero_up, zero_down, normal)
+    spread = math.sqrt(q * v)
+    law = half_weight * stats.norm.pdf(half)
+    far = 12.0 * half / 9.0 * math.sqrt(variance)
+    density = 0.5 * stats.norm.pdf(far, 0.0, spread)
+    density += stats.norm.pdf(far[:, None], a * y, spread) @ law
+    mass = density * half_weight * 12.0 / 9.0 * math.sqrt(variance)
+    q2 = float(mass @ far**2)
+    later = stats.norm.cdf(a * far / math.sqrt(q2 * v))
+    kept = float(mass @ later)
+    third = kept + 0.5 * (1.0 - float(mass.sum()))
+    passed = a * a * kept + third * float(mass.sum())
+    exact = [a * a * passed + passed - 0.9 * 0.4 * third * together, (a * a + 1.0) * third, 1.0]
+    assert found.log_gradient is not None
+    assert_allclose(np.exp(found.log_gradient), exact, rtol=1e-9)
+    assert_allclose(np.exp(found.log_second_moment[:2]), [q, q2], rtol=1e-10)
+    assert_allclose(found.gap[0], 1.0 - np.einsum("ij,i,j->", both, y, y) / q, rtol=1e-10)
+
+
 def test_densities_of_many_blocks_stay_in_range() -> None:
     """Growth per block settles; what does not fit on the nodes is left to chains."""
     network, inputs = net(th.zoo["MC"], 60), th.exchangeable(batch=8, correlation=0.3)
