@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy import special
 
 import montecarlo as mc
 import theory as th
+from theory.population.gated import gated_law, gated_states
 from theory.population.normact import normact, pullback, squared_pullback
 from theory.population.result import Averages, population
 from theory.program import NormAct
+from theory.routes.gated_walk import GatedWalk, gated_walk
 from theory.states.population import Population
 
 S0 = th.zoo["EvoNorm-S0"]
@@ -98,10 +101,14 @@ def cases() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("layer", "batch", "order", "maps"), list(cases()))
 def test_simulated_networks(layer: th.Layer, batch: int, order: Any, maps: int) -> None:
+    assert layer.norm is not None
     network = th.Residual(layer, depth=5, order=order, maps=maps)
     inputs = th.exchangeable(batch=batch, correlation=0.3)
     predicted = th.predict(network, inputs)
-    assert predicted.forward_route == predicted.backward_route == "population"
+    assert predicted.forward_route == predicted.backward_route
+    alone = order != "sandwich" and layer.norm.pool.channels == math.inf
+    bends = maps == 1 and layer.activation.name != "identity"
+    assert predicted.forward_route == ("walk density" if alone and not bends else "population")
     simulated = mc.simulate(network, inputs, width=2048, replicates=64, seed=11, workers=1)
     comparison = mc.compare(predicted, simulated)
     compared = {entry.observable for entry in comparison.entries if not math.isnan(entry.z)}
@@ -178,3 +185,102 @@ def test_streams_beyond_floating_point_numbers() -> None:
     assert_allclose(np.diff(found.stream.log_second_moment)[30:], math.log(4.0), rtol=1e-9)
     assert found.branch_gradient is not None
     assert np.isfinite(found.branch_gradient.log_second_moment).all()
+
+
+# Post-norm with S0 over all channels: one channel's density, pairs as chains
+
+WALKS = {
+    "post-norm": th.Residual(S0, depth=20, order="post_norm", maps=1),
+    "two maps, relu, gate, eps": th.Residual(STEEP, depth=12, order="post_norm", maps=2),
+    "DeepNorm": th.Residual(S0, depth=40, order="deep_norm", maps=2),
+    "v < 0": th.Residual(
+        th.Layer(norm=th.evonorm_s0(gate=-0.5), activation=th.identity),
+        depth=12, order="post_norm", maps=1, skip=0.8, branch=1.3,
+    ),
+    "centered rows": th.Residual(
+        th.Layer(
+            norm=th.evonorm_s0(), activation=th.identity, weights=th.centered_weights()
+        ),
+        depth=12, order="post_norm", maps=2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("network", WALKS.values(), ids=WALKS)
+def test_densities_against_populations(network: th.Residual) -> None:
+    inputs = th.exchangeable(batch=2, correlation=0.3, feature_mean=0.4)
+    exact = th.predict(network, inputs)
+    assert exact.route["second_moment"][0] == exact.backward_route == "walk density"
+    assert exact.route["similarity"][0] == "sampled walk"
+    assert exact.log_gradient_norm is not None
+    assert exact.log_branch_gradient_norm is not None
+    found = population(network, inputs, channels=8192, seed=2)
+    assert found.preactivation is not None
+    assert found.gradient is not None
+    assert found.branch_gradient is not None
+    assert far(found.stream, None, exact.log_second_moment, 0.0) < 5.0
+    log_map = np.log(exact.preactivation_second_moment)
+    assert far(found.preactivation, None, log_map, 0.0) < 5.0
+    # Relative to E[g^2] = 1 behind the last block, which the draws do not deviate from.
+    assert far(found.gradient, None, 2.0 * exact.log_gradient_norm, 0.0) < 5.0
+    assert far(found.branch_gradient, None, 2.0 * exact.log_branch_gradient_norm, 0.0) < 5.0
+    means = np.array([state.mean for state in exact.states]) / np.sqrt(exact.second_moment)
+    assert np.all(np.abs(found.stream.mean - means) < 5.0 * found.stream.mean_error + 1e-12)
+    for ours, theirs in (
+        (exact.activation, found.stream),
+        (exact.preactivation, found.preactivation),
+    ):
+        error = np.hypot(ours.gap_error, theirs.gap_error)
+        assert np.all(np.abs(ours.gap / theirs.gap - 1.0) < 5.0 * error + 1e-12)
+    assert found.stream.second_moment_error.max() < 5e-3
+
+
+@pytest.mark.parametrize("skip", [1.0, 3.0])
+def test_nodes_of_densities_suffice(skip: float) -> None:
+    def walk(fine: float) -> GatedWalk:
+        return gated_walk(
+            30, second_moment=1.3, mean=0.5, skip=skip, gate=1.4, eps=0.1, fine=fine,
+            branch=lambda q, m: (0.3 * math.sqrt(q - 0.5 * m * m), 0.2),
+        )  # fmt: skip
+
+    for coarse, fine in zip(walk(1.0), walk(1.7), strict=True):
+        assert_allclose(coarse, fine, rtol=1e-10, atol=1e-10)
+
+
+def test_gates_of_zero_only_rescale() -> None:
+    """h/2 over the deviation: a Gaussian stays one, with q = 1/4 + its squared mean."""
+    walk = gated_walk(
+        4, second_moment=1.0, mean=0.0, skip=1.0, gate=0.0, eps=0.0,
+        branch=lambda q, m: (math.sqrt(2.0 * q), 2.0),
+    )  # fmt: skip
+    assert_allclose(walk.second_moment, 0.25, rtol=1e-12)
+    # Each block: (1 + 2)/(4 R^2), R^2 = 3/4, and 3 of the first.
+    assert_allclose(walk.log_gradient, 0.0, atol=1e-12)
+    assert_allclose(walk.log_sum_gradient[1:], -math.log(3.0), rtol=1e-12)
+
+
+def test_errors_of_sampled_pairs_are_honest() -> None:
+    """Spread of 24 seeds over the stated errors, chi-square: a false alarm in 1,000 at either end."""
+    network = WALKS["DeepNorm"]
+    inputs = th.exchangeable(batch=2, correlation=0.3)
+    law = gated_law(network, inputs)
+    found = [
+        gated_states(network, inputs, law, populations=16, chains=256, seed=seed)[0][-1]
+        for seed in range(24)
+    ]
+    gaps = np.array([state.gap for state in found])
+    stated = np.array([state.gap * state.gap_error for state in found])
+    # Errors are stretched for three of them: by 1.3.
+    stretch = -float(special.stdtrit(15, special.ndtr(-3.0))) / 3.0
+    ratio = float(np.sum((gaps - gaps.mean()) ** 2) / np.mean((stated / stretch) ** 2))
+    assert special.chdtri(23, 1.0 - 1e-3) < ratio < special.chdtri(23, 1e-3)
+    # What few chains bias is no part of a spread.
+    wide = gated_states(network, inputs, law, populations=16, chains=8192, seed=1)[0][-1]
+    error = math.hypot(wide.gap * wide.gap_error, float(stated.mean()) / math.sqrt(24.0))
+    assert abs(gaps.mean() - wide.gap) < 4.0 * error
+
+
+def test_steps_too_small_for_a_grid_are_left_to_populations() -> None:
+    network = th.Residual(S0, depth=2, order="post_norm", branch=1e-9, maps=1)
+    found = th.predict(network, th.exchangeable(batch=2, correlation=0.5))
+    assert found.forward_route == "population"

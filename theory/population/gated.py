@@ -1,7 +1,11 @@
 r"""N(a x + b F(x)) with EvoNorm-S0 over all channels: one channel is a walk, its law a density on a grid.
 
 R is a number of the layer and F(x) Gaussian, so that moments and gradients need no population
-(``routes.gated_walk``).  Two samples jointly are left to populations.
+(``routes.gated_walk``).  Two samples jointly are chains of draws: given the correlation of what their
+branches add, a mean over the chains of one population, pairs (x, x') are independent.
+
+Chains are sorted by x + x' and, among those that are near in it, by x - x'; chain i takes point i of a
+lattice (array-RQMC, as in ``sphere_pairs``).
 """
 
 from __future__ import annotations
@@ -12,9 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from theory.operators import bind_pull, bind_push
-from theory.population.spheres import initial
+from theory.population.sphere_pairs import lattice, lattice_normals
+from theory.population.spheres import initial, measured
 from theory.program import Linear, NormAct, branch_operations
 from theory.routes.gated_walk import gated_walk
 from theory.specs.inputs import ExchangeableInputs
@@ -23,15 +29,19 @@ from theory.specs.residual import Residual
 from theory.states.base import Gradient
 from theory.states.exchangeable import Exchangeable
 
-__all__ = ["GatedLaw", "gated_law", "gated_refusal"]
+__all__ = ["GatedLaw", "gated_law", "gated_refusal", "gated_states"]
 
 FloatArray = NDArray[np.float64]
 
+# Of sums over the grid, relative.
+ERROR = 1e-10
+
 
 class GatedLaw(NamedTuple):
-    """log E[x^2], and log E[g^2] at the stream and at h^l relative to the last stream."""
+    """E[x^2], E[x], and log E[g^2] at the stream and at h^l relative to the last stream."""
 
-    log_second_moment: FloatArray
+    second_moment: FloatArray
+    mean: FloatArray
     log_gradient: FloatArray
     log_branch_gradient: FloatArray
 
@@ -70,13 +80,10 @@ def gated_law(network: Residual, inputs: ExchangeableInputs) -> GatedLaw:
 
     def branch(second_moment: float, mean: float) -> tuple[float, float]:
         state = Exchangeable(2, second_moment, 0.5, mean)
-        seen = []
-        for op in ops:
-            seen.append(state)
-            state = bind_push(op, state)[0](state)
-        to_map = _returned(ops[behind:], seen[behind:])
+        seen = [state, *_pushed(ops, state)]
+        to_map = _returned(ops[behind:], seen[behind:-1])
         at_maps.append(math.log(factor * factor * to_map))
-        step = abs(factor) * math.sqrt(state.unscaled().second_moment)
+        step = abs(factor) * math.sqrt(seen[-1].unscaled().second_moment)
         return step, factor * factor * to_map * _returned(ops[:behind], seen[:behind])
 
     walk = gated_walk(
@@ -88,10 +95,90 @@ def gated_law(network: Residual, inputs: ExchangeableInputs) -> GatedLaw:
         eps=norm.eps,
         branch=branch,
     )
-    # Relative to E[g^2] = 1 behind the last block.
     return GatedLaw(
-        np.log(walk.second_moment), walk.log_gradient, walk.log_sum_gradient + np.array(at_maps)
+        walk.second_moment, walk.mean, walk.log_gradient, walk.log_sum_gradient + np.array(at_maps)
     )
+
+
+def gated_states(
+    network: Residual,
+    inputs: ExchangeableInputs,
+    law: GatedLaw,
+    *,
+    populations: int,
+    chains: int,
+    seed: int,
+) -> tuple[list[Exchangeable], list[Exchangeable]]:
+    """States of x^l and of h^l, every l; their gaps are sampled.
+
+    Parameters
+    ----------
+    network, inputs, law
+        What ``gated_refusal`` lets pass, and its ``gated_law``.
+    populations, chains, seed
+        P, M (a power of four or twice one) and the seed.
+    """
+    norm, start = network.layer.norm, initial(network, inputs).unscaled()
+    assert norm is not None
+    assert norm.gate is not None
+    skip, factor = network.factors
+    ops = branch_operations(network)
+    at = next(k for k, op in enumerate(ops) if isinstance(op, Linear))
+    rng, points = np.random.default_rng(seed), lattice(chains)[:2]
+    second, mean, gaps = start.second_moment, start.mean, np.full(populations, start.gap)
+    pair: tuple[FloatArray, FloatArray] | None = None
+    streams, maps = [], []
+    for k in range(network.depth):
+        inner = [_pushed(ops, Exchangeable(2, second, gap, mean)) for gap in gaps.tolist()]
+        mapped = inner[0][at]._replace(batch=inputs.batch, second_moment_error=ERROR)
+        maps.append(measured(mapped, np.array([states[at].gap for states in inner])))
+        added = factor * factor * inner[0][-1].unscaled().second_moment
+        apart = np.array([states[-1].gap for states in inner])
+        carried = skip * skip * (second - mean * mean)
+        normals = lattice_normals(points, populations, rng)
+        if pair is None:
+            # A Gaussian sum: pure noise about its mean.
+            apart = (skip * skip * second * start.gap + added * apart) / (carried + added)
+            h = [skip * mean + d for d in _apart(normals, carried + added, apart)]
+        else:
+            h = [skip * x + d for x, d in zip(pair, _apart(normals, added, apart), strict=True)]
+        root = math.sqrt(carried + added + norm.eps)
+        x, other = (part * special.expit(norm.gate * part) / root for part in h)
+        difference = x - other
+        # A ratio of the same draws fluctuates less.
+        gaps = (difference * difference).mean(axis=1) / (x * x + other * other).mean(axis=1)
+        second, mean = float(law.second_moment[k]), float(law.mean[k])
+        state = Exchangeable(inputs.batch, second, 0.0, mean, 0, ERROR)
+        streams.append(measured(state, gaps))
+        pair = _sorted(x, other)
+    return streams, maps
+
+
+def _apart(normals: FloatArray, variance: float, gap: FloatArray) -> list[FloatArray]:
+    """Two Gaussians of correlation 1 - gap."""
+    common = np.sqrt(variance * (1.0 - 0.5 * gap))[:, None] * normals[0]
+    half = np.sqrt(variance * 0.5 * gap)[:, None] * normals[1]
+    return [common + half, common - half]
+
+
+def _sorted(x: FloatArray, other: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Pairs by x + x', and in each of some sqrt(M) strips by x - x', to and fro."""
+    populations, chains = x.shape
+    order = np.argsort(x + other, axis=1)
+    strips = 1 << (chains.bit_length() - 1) // 2
+    across = np.take_along_axis(x - other, order, 1).reshape(populations, strips, -1)
+    within = np.argsort(across, axis=2)
+    within[:, 1::2] = within[:, 1::2, ::-1]
+    order = np.take_along_axis(order.reshape(across.shape), within, 2).reshape(populations, -1)
+    return np.take_along_axis(x, order, 1), np.take_along_axis(other, order, 1)
+
+
+def _pushed(ops: Sequence[Linear | NormAct], state: Exchangeable) -> list[Exchangeable]:
+    states = []
+    for op in ops:
+        state = bind_push(op, state)[0](state)
+        states.append(state)
+    return states
 
 
 def _returned(ops: Sequence[Linear | NormAct], states: Sequence[Exchangeable]) -> float:

@@ -3,7 +3,7 @@ r"""What is known of a stream that is not Gaussian without a population, beside 
 walk
     relu(a x + b N(W x)): moments and gradients of one channel with the steps of a unit Gaussian (LN,
     RMSNorm), of a sphere's coordinate (GN), or in proportion to the stream (no normalizer); with BN
-    moments (gradients: ``pair_paths``).  N(a x + b F(x)) with EvoNorm-S0 over all channels: ``gated``.
+    moments (gradients: ``pair_paths``).
 pair density
     Everything behind mean centering, or where weights have centered rows: see ``pair_laws``.
 closed form
@@ -32,7 +32,6 @@ from theory.errors import HypothesisError, SpecificationError
 from theory.operators import bind_push
 from theory.population.branch_ends import end_law, end_refusal
 from theory.population.flights import behind, flight_law, flight_refusal
-from theory.population.gated import gated_law, gated_refusal
 from theory.population.pair_laws import PAIR_DENSITY, pair_law, pair_law_refusal
 from theory.population.shared_ends import shared_law, shared_refusal
 from theory.population.spheres import initial
@@ -114,8 +113,6 @@ def known(network: Network, inputs: ExchangeableInputs, *, backward: bool) -> Kn
         return _scaled(network, inputs, backward=backward)
     if shared_refusal(network, inputs) is None:
         return _shared(network, inputs, backward=backward)
-    if gated_refusal(network) is None:
-        return _gated(network, inputs, backward=backward)
     return _added(network, inputs, backward=backward)
 
 
@@ -194,17 +191,6 @@ def _shared(network: Residual, inputs: ExchangeableInputs, *, backward: bool) ->
     return found._replace(
         log_gradient=np.log(law.end.gradient), log_branch_gradient=np.log(law.end.branch_gradient)
     )
-
-
-def _gated(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:
-    try:
-        law = gated_law(network, inputs)
-    except HypothesisError:
-        # Steps so small against the stream that the grid would not fit.
-        return Known()
-    if not backward:
-        return Known(WALK_DENSITY, law.log_second_moment, error=_GRID)
-    return Known(WALK_DENSITY, law.log_second_moment, None, *law[1:], _GRID)
 
 
 def _added(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:

@@ -1,13 +1,14 @@
 """Predictions for streams that are not Gaussian, with an error for every number: who gives which.
 
 ``spheres`` give post-norm streams of GN and BN, without a population; ``cylinders``, ``raised_flights`` and
-their bent kin post-norm streams and sandwiches of VN.  Else populations of channels give everything, or
-chains of two samples (``pair_streams``), and what ``known`` says of second moments, gaps and gradients takes
-the place of averages.
+their bent kin post-norm streams and sandwiches of VN; ``gated`` post-norm streams of EvoNorm-S0.  Else
+populations of channels give everything, or chains of two samples (``pair_streams``), and what ``known`` says
+of second moments, gaps and gradients takes the place of averages.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from itertools import chain
@@ -21,6 +22,7 @@ from theory.population.bent_cylinders import bent_cylinder_law, bent_cylinder_re
 from theory.population.bent_flights import bent_flight_law, bent_flight_refusal
 from theory.population.contrasts import controlled_gaps
 from theory.population.cylinders import CYLINDER_WALK, cylinder_law, cylinder_refusal
+from theory.population.gated import ERROR, gated_law, gated_refusal, gated_states
 from theory.population.known import Known, known
 from theory.population.pair_paths import pair_gradients, pairs_refusal
 from theory.population.pair_streams import pair_population, pair_streams_refusal
@@ -37,6 +39,7 @@ from theory.population.spheres import (
     sphere_refusal,
     sphere_states,
 )
+from theory.population.walks import WALK_DENSITY
 from theory.regimes import Regime
 from theory.results import Prediction
 from theory.specs.inputs import ExchangeableInputs, Inputs
@@ -53,6 +56,10 @@ SEED = 0
 SAMPLED = "sampled sphere walk"
 PAIRS = "sampled pairs"
 POPULATIONS = 16
+_OF_PAIRS = (
+    *("gap", "similarity", "stable_rank", "variance"),
+    *("preactivation_gap", "preactivation_correlation"),
+)
 _RAISED = (
     (cylinder_refusal, cylinder_law, CYLINDER_WALK),
     (bent_cylinder_refusal, bent_cylinder_law, CYLINDER_WALK),
@@ -96,6 +103,10 @@ def predict_population(
     walks = sphere_refusal(network, feature_mean=inputs.feature_mean) is None
     if isinstance(network, Residual) and walks:
         return _sphere(network, inputs, kind, backward=backward, refine=refine)
+    if isinstance(network, Residual) and gated_refusal(network) is None:
+        # Where steps are so small against the stream that no grid fits, populations answer.
+        with contextlib.suppress(HypothesisError):
+            return _gated(network, inputs, kind, backward=backward, refine=refine)
     endless = kind.status == "infinite"
     if isinstance(network, Residual):
         raised = _raised(network, inputs, kind, backward=backward)
@@ -179,7 +190,6 @@ def _sphere(
         law, error = sphere_law(network, inputs), np.full(depth, 1e-11)
         signal = (0.5 * law.log_gradient, error, 0.5 * law.log_branch_gradient, error)
     sampled = any(state.gap_error for state in streams)
-    names = ("gap", "similarity", "stable_rank", "variance", "preactivation_correlation")
     settings = {"populations": str(populations), "chains": str(chains), "seed": str(SEED)}
     return _assembled(
         network,
@@ -190,8 +200,36 @@ def _sphere(
         forward_route=SPHERE_WALK,
         backward_route=SPHERE_WALK if backward else None,
         states=streams,
-        routes=dict.fromkeys((*names, "preactivation_gap"), SAMPLED) if sampled else {},
+        routes=dict.fromkeys(_OF_PAIRS, SAMPLED) if sampled else {},
         settings=settings if sampled else {},
+    )
+
+
+def _gated(
+    network: Residual, inputs: ExchangeableInputs, kind: Regime, *, backward: bool, refine: int
+) -> Prediction:
+    """Post-norm with EvoNorm-S0 over all channels: exact but for gaps, which are sampled."""
+    law = gated_law(network, inputs)
+    wanted = refine * min(max(6_600_000 / network.depth, 4096.0), 65536.0)
+    chains, populations = 1 << int(math.log2(wanted)), refine * POPULATIONS
+    streams, maps = gated_states(
+        network, inputs, law, populations=populations, chains=chains, seed=SEED
+    )
+    error = np.full(network.depth, ERROR)
+    signal: Any = (None,) * 4
+    if backward:
+        signal = (0.5 * law.log_gradient, error, 0.5 * law.log_branch_gradient, error)
+    return _assembled(
+        network,
+        inputs,
+        kind,
+        _read(streams, maps),
+        signal,
+        forward_route=WALK_DENSITY,
+        backward_route=WALK_DENSITY if backward else None,
+        states=streams,
+        routes=dict.fromkeys(_OF_PAIRS, "sampled walk"),
+        settings={"populations": str(populations), "chains": str(chains), "seed": str(SEED)},
     )
 
 

@@ -209,17 +209,17 @@ def sphere_states(
             # The first block's mean is that of a normalized Gaussian.
             far = np.minimum(far * (first.gap / far.mean(axis=1, keepdims=True)), 2.0)
         far.sort(axis=1)
-        streams.append(_measured(sphere.settled._replace(batch=inputs.batch), far.mean(axis=1)))
+        streams.append(measured(sphere.settled._replace(batch=inputs.batch), far.mean(axis=1)))
         seen = (relu_gap(far) if sphere.one_map else far).mean(axis=1)
         ends = [sphere.mapped(gap) for gap in seen.tolist()]
         gaps = np.array([end[-1].gap for end in ends])
-        maps.append(_measured(ends[0][0]._replace(batch=inputs.batch), seen))
+        maps.append(measured(ends[0][0]._replace(batch=inputs.batch), seen))
         skip = a * math.sqrt(sphere.radius2)
         noise = b * math.sqrt(ends[0][-1].unscaled().second_moment)
     return streams, maps[:-1]
 
 
-def _measured(state: Exchangeable, gaps: FloatArray) -> Exchangeable:
+def measured(state: Exchangeable, gaps: FloatArray) -> Exchangeable:
     """The state with the mean gap of populations and its relative error."""
     gap, error = averaged(gaps)
     relative = float(error / gap) + _ROUNDING if gap > 0.0 else 0.0

@@ -28,10 +28,10 @@ __all__ = ["GatedWalk", "gated_walk"]
 FloatArray = NDArray[np.float64]
 
 # Nodes per deviation of a step, and per 1/v: sigmoid(v h) has poles at v h = +-i pi.
-_PER_STEP, _PER_GATE = 3.5, 3.0
+_PER_STEP, _PER_GATE = 2.5, 3.0
 # Steps reach that many deviations; ends that weigh less than that of the heaviest node are left out:
 # gradients may be those of rare channels.
-_REACH, _FAINT = 11.0, 1e-28
+_REACH, _FAINT = 9.0, 1e-20
 # Nodes of all blocks together: seconds.
 _MOST = 12_000_000
 
@@ -106,9 +106,8 @@ def gated_walk(
                 f"steps of {step:.2g} take more than {_MOST} nodes; use fewer blocks"
             )
         at, kernel = _kernel(nodes, centres, step)
-        weights = np.bincount(
-            at.ravel(), (last.weights[:, None] * kernel).ravel(), minlength=len(nodes)
-        )
+        reached = (last.weights[:, None] * kernel).ravel()
+        weights = np.asarray(np.bincount(at.ravel(), reached, len(nodes)), dtype=np.float64)
         blocks.append(_block(nodes, weights, gate, eps, step, returned))
         moments.append(_moments(blocks[-1]))
     values = np.array(moments)
@@ -138,7 +137,7 @@ def _grid(low: float, high: float, step: float, gate: float, fine: float) -> Flo
         raise HypothesisError(f"steps of {step:.2g} over {high - low:.2g} do not fit on a grid")
     first = math.floor((low - _REACH * step) / spacing)
     last = math.ceil((high + _REACH * step) / spacing)
-    return np.arange(first, last + 1) * spacing
+    return np.asarray(np.arange(first, last + 1) * spacing)
 
 
 def _block(
