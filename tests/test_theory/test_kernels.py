@@ -68,6 +68,7 @@ ORACLES = {
     "gate_limits.b0_gap": "test_gates.test_b0_gap_against_nested_quadrature",
     "gate_limits.b0_moments": "test_gates.test_b0_moments_against_mpmath",
     "gate_limits.b0_slope": "test_kernels.test_gate_slope",
+    "gated_walk.gated_walk": "test_population_gates.test_three_blocks_by_nested_quadrature",
     "gaussian.pair_gap": "test_gaussian.test_nested_quadrature_table",
     "gaussian.second_moment_and_mean": "test_gaussian.test_smooth_moments_by_quadrature",
     "gaussian.slope": "test_gaussian.test_nested_quadrature_table",

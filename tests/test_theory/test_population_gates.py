@@ -235,6 +235,41 @@ def test_densities_against_populations(network: th.Residual) -> None:
     assert found.stream.second_moment_error.max() < 5e-3
 
 
+def test_three_blocks_by_nested_quadrature() -> None:
+    """Gauss-Hermite rules over three steps, each block's R from the one before."""
+    q, mean, a, v, eps, s, k = 1.3, 0.5, 1.2, 0.8, 0.1, 0.6, 0.3
+    walk = gated_walk(
+        3, second_moment=q, mean=mean, skip=a, gate=v, eps=eps, branch=lambda q, m: (s, k)
+    )
+    z, w = np.polynomial.hermite_e.hermegauss(70)
+    w = w / w.sum()
+    laws = (w[:, None, None], w[:, None, None] * w[:, None], w[:, None, None] * w[:, None] * w)
+    steps = (z[:, None, None], z[:, None], z)
+    h = a * mean + math.sqrt(a * a * (q - mean * mean) + s * s) * steps[0]
+    slopes = []
+    for block, law in enumerate(laws):
+        centre = float(np.sum(law * h))
+        root = math.sqrt(float(np.sum(law * (h - centre) ** 2)) + eps)
+        opened = 1.0 / (1.0 + np.exp(-v * h))
+        x = h * opened / root
+        slopes.append((opened * (1.0 + v * h * (1.0 - opened)) / root) ** 2)
+        assert walk.second_moment[block] == pytest.approx(float(np.sum(law * x * x)), rel=1e-10)
+        assert walk.mean[block] == pytest.approx(float(np.sum(law * x)), rel=1e-10)
+        if block < 2:
+            h = a * x + s * steps[block + 1]
+    gradient = np.ones(())
+    for block in (2, 1, 0):
+        stream = float(np.sum(laws[block] * gradient))
+        passed = slopes[block] * gradient
+        total = float(np.sum(laws[block] * passed))
+        assert walk.log_gradient[block] == pytest.approx(math.log(stream), rel=1e-10, abs=1e-12)
+        assert walk.log_sum_gradient[block] == pytest.approx(math.log(total), rel=1e-10)
+        # Given the path so far: the mean over the step that led here.
+        if block:
+            along = w if block == 2 else w[:, None]
+            gradient = a * a * np.sum(passed * along, axis=block, keepdims=True) + k * total
+
+
 @pytest.mark.parametrize("skip", [1.0, 3.0])
 def test_nodes_of_densities_suffice(skip: float) -> None:
     def walk(fine: float) -> GatedWalk:
