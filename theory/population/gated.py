@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from theory.forecast import Pace
 from theory.operators import bind_pull, bind_push
 from theory.population.sphere_pairs import lattice, lattice_normals
 from theory.population.spheres import initial, measured
@@ -128,7 +129,13 @@ def gated_states(
     second, mean, gaps = start.second_moment, start.mean, np.full(populations, start.gap)
     pair: tuple[FloatArray, FloatArray] | None = None
     streams, maps = [], []
+    pace = Pace(
+        network.depth,
+        what="Pairs of samples",
+        remedy="a smaller refine takes its square less, and fewer layers proportionally less",
+    )
     for k in range(network.depth):
+        pace.step()
         inner = [_pushed(ops, Exchangeable(2, second, gap, mean)) for gap in gaps.tolist()]
         mapped = inner[0][at]._replace(batch=inputs.batch, second_moment_error=ERROR)
         maps.append(measured(mapped, np.array([states[at].gap for states in inner])))
