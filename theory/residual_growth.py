@@ -35,6 +35,7 @@ from theory.errors import HypothesisError, NumericalError, out_of_domain
 from theory.evidence import assumed_batch
 from theory.growth import FAR, GrowthLaw, gradient_growth, stream_growth
 from theory.numerics import within_range
+from theory.population.gated import gated_growth, gated_refusal
 from theory.population.spheres import Sphere, sphere_refusal
 from theory.program import Linear, NormAct
 from theory.reflected_growth import reflected_gradient, reflected_variance
@@ -250,6 +251,8 @@ def _normalized_sum(network: Residual, branch: Branch) -> tuple[GrowthLaw, Growt
         raise HypothesisError("nothing normalizes the sum; choose an order without post-norm")
     if norm.denominator == "none":
         return _centered_sum(network, branch)
+    if norm.gate is not None:
+        return _gated_sum(network)
     if norm.pool.channels != math.inf and branch.batch != math.inf:
         return _on_a_sphere(network, branch)
     skip, factor = network.factors
@@ -287,6 +290,21 @@ def _on_a_sphere(network: Residual, branch: Branch) -> tuple[GrowthLaw, GrowthLa
     variance = GrowthLaw(kind="bounded", rate=size, route=route)
     constant = GrowthLaw(kind="bounded", rate=1.0, route="")
     base = sphere.factor()
+    return variance, gradient_growth(lambda _: base, stream=constant, skip=0.0, factor=1.0)
+
+
+def _gated_sum(network: Residual) -> tuple[GrowthLaw, GrowthLaw]:
+    """N(a x + b F(x)) with EvoNorm: streams are not Gaussian, one channel's law is a density."""
+    refusal = gated_refusal(network)
+    if refusal is not None:
+        raise HypothesisError(
+            f"the gate of a sum that it made itself acts on no Gaussian, and {refusal}; follow it as a "
+            "population"
+        )
+    size, base = gated_growth(network)
+    route = "the last operation of a block divides by a number: a walk through its gate"
+    variance = GrowthLaw(kind="bounded", rate=size, route=route)
+    constant = GrowthLaw(kind="bounded", rate=1.0, route="")
     return variance, gradient_growth(lambda _: base, stream=constant, skip=0.0, factor=1.0)
 
 

@@ -49,13 +49,13 @@ def far(found: Averages, reference: int | None, log_exact: Any, error: Any) -> f
         (S0, 2, "pre_activation", 1),
         (S0, 2, "pre_activation", 2),
         (STEEP, 2, "pre_norm", 2),
-        (B0, 16, "pre_activation", 1),
+        (B0, 10, "pre_activation", 1),
         (FLAT, 8, "pre_norm", 2),
     ],
     ids=["S0", "S0 two maps", "S0 relu", "B0", "B0 eps"],
 )
 def test_gaussian_streams(layer: th.Layer, batch: int, order: Any, maps: int) -> None:
-    network = th.Residual(layer, depth=4, order=order, maps=maps)
+    network = th.Residual(layer, depth=3, order=order, maps=maps)
     inputs = th.exchangeable(batch=batch, correlation=0.3)
     exact = th.predict(network, inputs)
     assert exact.forward_route in ("quadrature", "RQMC")
@@ -123,14 +123,13 @@ def test_simulated_networks(layer: th.Layer, batch: int, order: Any, maps: int) 
 def test_branches_that_begin_with_the_identity(layer: th.Layer, order: Any) -> None:
     """x + N(W x): Gaussian routes follow the mean that x has, which the identity keeps."""
     batch = 10 if layer is B0 else 2
+    doubled = dataclasses.replace(layer.activation, scale=2.0)
+    layer = dataclasses.replace(layer, activation=doubled)
     network = th.Residual(layer, depth=2, order=order, maps=1)
     inputs = th.exchangeable(batch=batch, correlation=0.3)
-    for seed, scale in enumerate((1.0, 2.0)):
-        scaled = dataclasses.replace(layer.activation, scale=scale)
-        network = dataclasses.replace(network, layer=dataclasses.replace(layer, activation=scaled))
-        predicted = th.predict(network, inputs)
-        simulated = mc.simulate(network, inputs, width=4096, replicates=64, seed=seed, workers=1)
-        assert not mc.compare(predicted, simulated).rejected(level=2e-4)
+    predicted = th.predict(network, inputs)
+    simulated = mc.simulate(network, inputs, width=4096, replicates=64, seed=8, workers=1)
+    assert not mc.compare(predicted, simulated).rejected(level=2e-4)
 
 
 def test_layers_divide_by_a_number() -> None:
@@ -190,18 +189,18 @@ def test_streams_beyond_floating_point_numbers() -> None:
 # Post-norm with S0 over all channels: one channel's density, pairs as chains
 
 WALKS = {
-    "post-norm": th.Residual(S0, depth=20, order="post_norm", maps=1),
-    "two maps, relu, gate, eps": th.Residual(STEEP, depth=12, order="post_norm", maps=2),
-    "DeepNorm": th.Residual(S0, depth=40, order="deep_norm", maps=2),
+    "post-norm": th.Residual(S0, depth=8, order="post_norm", maps=1),
+    "two maps, relu, gate, eps": th.Residual(STEEP, depth=4, order="post_norm", maps=2),
+    "DeepNorm": th.Residual(S0, depth=12, order="deep_norm", maps=2),
     "v < 0": th.Residual(
         th.Layer(norm=th.evonorm_s0(gate=-0.5), activation=th.identity),
-        depth=12, order="post_norm", maps=1, skip=0.8, branch=1.3,
+        depth=5, order="post_norm", maps=1, skip=0.8, branch=1.3,
     ),
     "centered rows": th.Residual(
         th.Layer(
             norm=th.evonorm_s0(), activation=th.identity, weights=th.centered_weights()
         ),
-        depth=12, order="post_norm", maps=2,
+        depth=5, order="post_norm", maps=2,
     ),
 }  # fmt: skip
 
@@ -319,3 +318,27 @@ def test_steps_too_small_for_a_grid_are_left_to_populations() -> None:
     network = th.Residual(S0, depth=2, order="post_norm", branch=1e-9, maps=1)
     found = th.predict(network, th.exchangeable(batch=2, correlation=0.5))
     assert found.forward_route == "population"
+
+
+def test_growth_behind_gates() -> None:
+    """The law is that of the simulated stream, which is not Gaussian: as if it were, q = .40 and base 1.07."""
+    network = th.Residual(S0, depth=40, order="post_norm", maps=2)
+    law = th.growth_law(network)
+    assert law.variance is not None
+    assert law.gradient is not None
+    assert (law.variance.kind, law.gradient.kind) == ("bounded", "exponential")
+    inputs = th.exchangeable(batch=2, correlation=0.3)
+    simulated = mc.simulate(network, inputs, width=4096, replicates=48, workers=1)
+    found, norms = simulated.second_moment, simulated.log_gradient_norm
+    assert abs(found.mean[-1] - law.variance.rate) < 4.5 * found.sem[-1]
+    # Settled between blocks 16 and 31.
+    step = 2.0 * (norms.mean[15] - norms.mean[30]) / 15.0
+    error = 2.0 * math.hypot(norms.sem[15], norms.sem[30]) / 15.0
+    assert abs(step - math.log(law.gradient.rate)) < 4.5 * error < 0.015
+
+
+@pytest.mark.parametrize("layer", [GROUPS, STEEP], ids=["groups", "relu"])
+def test_growth_that_no_density_gives(layer: th.Layer) -> None:
+    law = th.growth_law(th.Residual(layer, depth=10, order="post_norm", maps=1))
+    assert law.variance is law.gradient is None
+    assert "follow it as a population" in law.reasons[0]

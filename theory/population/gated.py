@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from theory.errors import NumericalError
 from theory.forecast import Pace
 from theory.operators import bind_pull, bind_push
 from theory.population.sphere_pairs import lattice, lattice_normals
@@ -30,12 +31,14 @@ from theory.specs.residual import Residual
 from theory.states.base import Gradient
 from theory.states.exchangeable import Exchangeable
 
-__all__ = ["GatedLaw", "gated_law", "gated_refusal", "gated_states"]
+__all__ = ["GatedLaw", "gated_growth", "gated_law", "gated_refusal", "gated_states"]
 
 FloatArray = NDArray[np.float64]
 
 # Of sums over the grid, relative.
 ERROR = 1e-10
+# Of steps of log E[g^2] and of E[x^2].
+_SETTLED = 1e-9
 
 
 class GatedLaw(NamedTuple):
@@ -63,8 +66,10 @@ def gated_refusal(network: Network) -> str | None:
     return None
 
 
-def gated_law(network: Residual, inputs: ExchangeableInputs) -> GatedLaw:
-    """What ``gated_refusal`` lets pass.
+def gated_law(
+    network: Residual, inputs: ExchangeableInputs, *, depth: int | None = None
+) -> GatedLaw:
+    """What ``gated_refusal`` lets pass; ``depth`` other blocks of the same kind.
 
     Raises
     ------
@@ -88,7 +93,7 @@ def gated_law(network: Residual, inputs: ExchangeableInputs) -> GatedLaw:
         return step, factor * factor * to_map * _returned(ops[:behind], seen[:behind])
 
     walk = gated_walk(
-        network.depth,
+        depth or network.depth,
         second_moment=start.second_moment,
         mean=start.mean,
         skip=skip,
@@ -99,6 +104,27 @@ def gated_law(network: Residual, inputs: ExchangeableInputs) -> GatedLaw:
     return GatedLaw(
         walk.second_moment, walk.mean, walk.log_gradient, walk.log_sum_gradient + np.array(at_maps)
     )
+
+
+def gated_growth(network: Residual) -> tuple[float, float]:
+    """(E[x^2], the factor of squared gradients per block) where the walk has settled.
+
+    Raises
+    ------
+    HypothesisError
+        As ``gated_law``.
+    NumericalError
+        Not settled after 2,000 blocks.
+    """
+    inputs = ExchangeableInputs(batch=2, gap=0.5)
+    for depth in (125, 500, 2000):
+        law = gated_law(network, inputs, depth=depth)
+        # Gradients settle backwards as moments do forwards: both have in the middle.
+        steps = -np.diff(law.log_gradient)[2 * depth // 5 : 3 * depth // 5]
+        moments = law.second_moment[2 * depth // 5 :]
+        if max(np.ptp(steps), np.ptp(moments) / moments[-1]) < _SETTLED:
+            return float(moments[-1]), float(np.exp(steps.mean()))
+    raise NumericalError("the walk through the gate does not settle; predict it at its depth")
 
 
 def gated_states(
