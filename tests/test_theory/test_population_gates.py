@@ -321,7 +321,7 @@ def test_steps_too_small_for_a_grid_are_left_to_populations() -> None:
 
 
 def test_growth_behind_gates() -> None:
-    """The law is that of the simulated stream, which is not Gaussian: as if it were, q = .40 and base 1.07."""
+    """The law is that of the simulated stream, no Gaussian: as if it were, q = .40 and base 1.07."""
     network = th.Residual(S0, depth=40, order="post_norm", maps=2)
     law = th.growth_law(network)
     assert law.variance is not None
