@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mpmath import mp
 from numpy.testing import assert_allclose
 from scipy import special
 
@@ -235,16 +236,23 @@ def test_densities_against_populations(network: th.Residual) -> None:
 
 
 def test_three_blocks_by_nested_quadrature() -> None:
-    """Gauss-Hermite rules over three steps, each block's R from the one before."""
+    """Gauss-Hermite rules over three steps, each with its own R; the first also by mpmath."""
     q, mean, a, v, eps, s, k = 1.3, 0.5, 1.2, 0.8, 0.1, 0.6, 0.3
     walk = gated_walk(
         3, second_moment=q, mean=mean, skip=a, gate=v, eps=eps, branch=lambda q, m: (s, k)
     )
+    spread = math.sqrt(a * a * (q - mean * mean) + s * s)
+
+    def first(h: Any) -> Any:
+        return (h / (1 + mp.exp(-v * h))) ** 2 * mp.npdf(h, a * mean, spread)
+
+    whole = mp.quad(first, np.linspace(-12.0, 13.0, 11).tolist()) / (spread * spread + eps)
+    assert walk.second_moment[0] == pytest.approx(float(whole), rel=1e-11)
     z, w = np.polynomial.hermite_e.hermegauss(70)
     w = w / w.sum()
     laws = (w[:, None, None], w[:, None, None] * w[:, None], w[:, None, None] * w[:, None] * w)
     steps = (z[:, None, None], z[:, None], z)
-    h = a * mean + math.sqrt(a * a * (q - mean * mean) + s * s) * steps[0]
+    h = a * mean + spread * steps[0]
     slopes = []
     for block, law in enumerate(laws):
         centre = float(np.sum(law * h))
