@@ -27,7 +27,13 @@ from theory.population.pair_chains import (
 from theory.population.pair_laws import pair_law, pair_law_refusal
 from theory.population.pair_moments import _contrast, expected_moments
 from theory.population.pair_streams import follow_pairs, pair_streams_refusal
-from theory.population.result import PopulationResult, gathered, population
+from theory.population.result import (
+    PopulationResult,
+    averaged,
+    gathered,
+    population,
+    relative_error,
+)
 from theory.population.walks import scaled
 from theory.routes.pair_density import pair_density_law
 from theory.specs.networks import Layer
@@ -259,6 +265,16 @@ def test_stated_errors_are_honest() -> None:
     # Stated errors are stretched for few populations and bias: by less than 2.
     assert np.all(ratio < high)
     assert np.all(4.0 * ratio > low)
+
+
+def test_an_average_that_few_populations_carry_has_no_error_bar() -> None:
+    """Fifteen populations of 1 and one of 1e6: its like may be missing a thousandfold."""
+    values = np.ones((2, 16))
+    values[1, 0] = 1e6
+    mean, error = averaged(values)
+    found = relative_error(error, mean, 16)
+    assert found[0] == 0.0
+    assert found[1] == math.inf
 
 
 def test_predictions_by_chains() -> None:

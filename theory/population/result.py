@@ -34,6 +34,8 @@ __all__ = [
 
 FloatArray = NDArray[np.float64]
 
+# Of P populations about four carry an average with this relative standard error; it ends at 1 with one.
+_CARRIED = 0.5
 # Activations followed at a time: arrays stay in the processor's cache, tapes in memory.
 _TOGETHER = 120_000
 # Activations of one population at 1,000 blocks, and how many times that at few.
@@ -313,10 +315,12 @@ def relative_error(error: FloatArray, size: FloatArray, populations: int) -> Flo
     """r + P r^2/2, r the relative standard error: P r^2 is a population's own relative variance.
 
     Nonlinear maps of averages over M channels are biased by half their curvature times that variance,
-    O(1/M), which a standard error over populations does not see.
+    O(1/M), which a standard error over populations does not see.  Averages that a few populations carry
+    say nothing of those that never came: their error is infinite.
     """
     relative = np.divide(error, size, out=np.zeros_like(error), where=size > 0.0)
-    return relative * (1.0 + 0.5 * populations * relative)
+    stated = relative * (1.0 + 0.5 * populations * relative)
+    return np.where(relative < _CARRIED, stated, math.inf)
 
 
 def averaged(values: Any) -> tuple[FloatArray, FloatArray]:
