@@ -91,7 +91,7 @@ ORACLES = {
     "laplace_pairs.group_eps_moments": "test_kernels.test_groups_of_channels",
     "laplace_pairs.group_eps_slope": "test_kernels.test_groups_of_channels",
     "laplace_pools.two_pool_similarity": "test_two_pools_oracle.test_two_batches_of_three",
-    "pair_density.pair_density_law": "test_pair_streams.test_three_blocks_of_a_pair",
+    "pair_density.pair_density_law": "test_pair_streams.test_two_blocks_of_a_pair_in_high_precision",
     "positions_batch.forward": "test_positions_batch.test_hard_states_against_mpmath",
     "positions_batch_backward.pullback": "test_positions_batch.test_hard_states_against_mpmath",
     "positions_batch_pools.two_pool_similarity": "test_kernels.test_two_pools_over_positions",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -416,6 +417,32 @@ def test_three_blocks_of_a_pair() -> None:
     assert_allclose(np.exp(found.log_gradient), exact, rtol=1e-9)
     assert_allclose(np.exp(found.log_second_moment[:2]), [q, q2], rtol=1e-10)
     assert_allclose(found.gap[0], 1.0 - np.einsum("ij,i,j->", both, y, y) / q, rtol=1e-10)
+
+
+def test_two_blocks_of_a_pair_in_high_precision() -> None:
+    """Block 1 is the arc-cosine kernel; q of block 2 is an integral over what relu left of a Gaussian."""
+    a, v, c, gap = 0.9, 1.3, -0.4, 0.7
+    found = pair_density_law(2, step=lambda *_: (v, c), gap=gap, skip=a)
+    with mpmath.workdps(30):
+        variance = mpmath.mpf(a) ** 2 + v
+        angle = mpmath.acos((mpmath.mpf(a) ** 2 * (1 - mpmath.mpf(gap)) + c) / variance)
+        q = variance / 2
+        kernel = (mpmath.sin(angle) + (mpmath.pi - angle) * mpmath.cos(angle)) / mpmath.pi
+        spread = mpmath.sqrt(q * v)
+
+        def squared(x: Any) -> Any:
+            """E[relu(x + g)^2], g of variance q v."""
+            t = x / spread
+            return spread**2 * ((1 + t * t) * mpmath.ncdf(t) + t * mpmath.npdf(t))
+
+        above = mpmath.quad(
+            lambda z: mpmath.npdf(z) * squared(a * mpmath.sqrt(variance) * z), [0, 2, 5, 12]
+        )
+        q2 = above + squared(mpmath.mpf(0)) / 2
+        expected = [mpmath.log(q), mpmath.log(q2)]
+        assert_allclose(found.log_second_moment, [float(e) for e in expected], rtol=1e-11)
+        assert_allclose(found.gap[0], float(1 - kernel), rtol=1e-11)
+        assert_allclose(found.mean[0], float(1 / mpmath.sqrt(mpmath.pi)), rtol=1e-11)
 
 
 def test_densities_of_many_blocks_stay_in_range() -> None:

@@ -103,7 +103,7 @@ def test_data_inputs_do_not_follow_the_callers_array():
 @pytest.mark.parametrize(
     ("build", "argument", "value", "remedy"),
     [
-        (lambda: Activation(name="reul"), "name", "'reul'", "spelling"),
+        (lambda: Activation(name="reul"), "name", "'reul'", "perhaps relu is meant"),
         (lambda: leaky_relu(2.0), "negative_slope", "2.0", "leaky_relu(0.01)"),
         (lambda: leaky_relu(math.nan), "negative_slope", "nan", "leaky_relu(0.01)"),
         (lambda: Activation(name="relu", negative_slope=0.1), "negative_slope", "0.1", "only"),
