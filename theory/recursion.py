@@ -79,8 +79,8 @@ def predict(
         The normalizer is not defined on these inputs.
     HypothesisError
         A formula's hypothesis is violated: zero pool variance at eps = 0, an infinite second
-        moment, a stream that is not Gaussian of data or over positions, or an expectation that no
-        route takes.
+        moment, a stream that is not Gaussian of data or of positions that are not alike, or an
+        expectation that no route takes.
     NumericalError
         Overflow of a network that is not scale free, or no convergence.
     """

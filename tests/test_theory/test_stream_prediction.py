@@ -337,12 +337,12 @@ def test_two_samples_of_batch_norm_pass_gradients_over_the_skip() -> None:
             "finite batch",
         ),
         (
-            th.Residual(th.Layer(kernel=3), depth=2, order="post_activation"),
+            th.Residual(th.Layer(kernel=3, padding="zero"), depth=2, order="post_activation"),
             th.exchangeable(batch=2, correlation=0.5, positions=4, position_correlation=0.1),
-            "without positions",
+            "over positions where a kernel is circular",
         ),
     ],
-    ids=["data", "samples and channels", "infinite batch", "positions"],
+    ids=["data", "samples and channels", "infinite batch", "zero padding"],
 )
 def test_refusals(network: th.Residual, inputs: Any, message: str) -> None:
     with pytest.raises(th.HypothesisError, match=message):

@@ -7,4 +7,5 @@ interprets a network's operations, ``result`` averages; the state itself is ``th
 their bent kin, on ``crossings`` and ``scale_mixtures``) and ``gated`` (EvoNorm-S0), ``pair_paths`` what
 gradients need only pairs of samples, and ``contrasts`` where a population only corrects the maps of
 Gaussians.
+``over_positions`` does that over positions.
 """

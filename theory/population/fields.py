@@ -33,7 +33,9 @@ class Field(NamedTuple):
     @classmethod
     def of(cls, state: Population) -> Field:
         """What a linear map sees of drawn channels."""
-        return cls(state.modes(), state.mean(), state.exponent)
+        modes = state.modes()
+        assert isinstance(modes, Modes)
+        return cls(modes, state.mean(), state.exponent)
 
     def mapped(self, weights: Weights) -> Field:
         """W x."""
@@ -65,8 +67,14 @@ class Field(NamedTuple):
         return Population(field, self.exponent)
 
 
-def undrawn_maps(operations: Sequence[Operation], batch: int) -> set[int]:
-    """Places of linear maps whose output only another one follows, behind one operation."""
+def undrawn_maps(operations: Sequence[Operation], shape: tuple[int, ...]) -> set[int]:
+    """Places of linear maps whose output only another one follows, behind one operation.
+
+    ``shape`` is (B,); over positions, (B, S), everything is drawn.
+    """
+    if len(shape) > 1:
+        return set()
+    batch = shape[0]
     places = [k for k, op in enumerate(operations) if not isinstance(op, Observe)]
     found = set()
     known: dict[NormAct, bool] = {}

@@ -19,7 +19,8 @@ import numpy as np
 from theory.errors import NumericalError
 from theory.population.normact import Tape, has_finite_pool, pullback, squared_pullback
 from theory.program import NormAct, Operation
-from theory.states.population import FloatArray, Modes, Population, gaussian_field
+from theory.states.population import FloatArray, Modes, Population, gaussian_field, within
+from theory.states.position_modes import PositionModes
 
 __all__ = ["Draws", "Squares", "cotangent"]
 
@@ -57,7 +58,7 @@ class Draws(NamedTuple):
         """The same, near 1."""
         return self._replace(field=self.field.rescaled())
 
-    def read(self) -> tuple[Modes, FloatArray, int]:
+    def read(self) -> tuple[Modes | PositionModes, FloatArray, int]:
         """(second moments, mean, exponent)."""
         return self.field.modes(), self.field.mean(), self.field.exponent
 
@@ -70,7 +71,7 @@ class Squares(NamedTuple):
 
     def linear(self, weight_variance: float, *, key: list[int], beside: Self | None) -> Self:
         """sigma_w^2 E[v] in every channel."""
-        mean = weight_variance * self.values.mean(axis=(1, 2), keepdims=True)
+        mean = weight_variance * self.values.mean(axis=within(self.values), keepdims=True)
         return self._replace(values=np.broadcast_to(mean, self.values.shape))
 
     def pulled(self, op: NormAct, tape: Tape) -> Self:
@@ -102,11 +103,10 @@ class Squares(NamedTuple):
             values=np.ldexp(self.values, -2 * steps), exponent=self.exponent + steps
         )
 
-    def read(self) -> tuple[Modes, FloatArray, int]:
-        """(second moments, mean, exponent): samples are uncorrelated."""
-        mean = self.values.mean(axis=(1, 2))
-        contrast = mean if self.values.shape[1] > 1 else np.zeros_like(mean)
-        return Modes(mean, contrast, self.values.shape[1]), np.zeros_like(mean), self.exponent
+    def read(self) -> tuple[Modes | PositionModes, FloatArray, int]:
+        """(second moments, mean, exponent): samples and positions are uncorrelated."""
+        mean = self.values.mean(axis=within(self.values))
+        return _uncorrelated(mean, self.values.shape), np.zeros_like(mean), self.exponent
 
 
 def cotangent(
@@ -117,7 +117,15 @@ def cotangent(
         isinstance(op, NormAct) and op.norm is not None and has_finite_pool(op.norm)
         for op in operations
     ):
-        ones = np.ones(shape[0])
-        modes = Modes(ones, ones, shape[1])
+        modes = _uncorrelated(np.ones(shape[0]), shape)
         return Draws(Population(gaussian_field(modes, shape=shape, rng=np.random.default_rng(key))))
     return Squares(np.ones(shape))
+
+
+def _uncorrelated(q: FloatArray, shape: tuple[int, ...]) -> Modes | PositionModes:
+    """Second moments q times the identity over samples and positions."""
+    if len(shape) == 4:
+        _, batch, positions, _ = shape
+        apart = q if batch > 1 else np.zeros_like(q)
+        return PositionModes(q, q, apart, apart, batch, positions)
+    return Modes(q, q if shape[1] > 1 else np.zeros_like(q), shape[1])

@@ -46,12 +46,12 @@ from theory.population.walks import (
     walk_refusal,
 )
 from theory.program import Linear
-from theory.specs.inputs import ExchangeableInputs
+from theory.specs.inputs import ExchangeableInputs, SpatialInputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
 from theory.states.exchangeable import Exchangeable
 
-__all__ = ["Known", "known"]
+__all__ = ["Known", "known", "second_moments"]
 
 FloatArray = NDArray[np.float64]
 
@@ -195,7 +195,7 @@ def _shared(network: Residual, inputs: ExchangeableInputs, *, backward: bool) ->
 
 def _added(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> Known:
     """Moments of a x + b N(F(x)), and the law that knows more of it."""
-    found = _moments(network, inputs)
+    found = second_moments(network, inputs)
     if found.log_second_moment is None:
         return found
     if backward and flight_refusal(network, inputs) is None:
@@ -207,18 +207,17 @@ def _added(network: Residual, inputs: ExchangeableInputs, *, backward: bool) -> 
     return found
 
 
-def _moments(network: Residual, inputs: ExchangeableInputs) -> Known:
-    """q' = a^2 q + b^2 E[N^2] and, for BN, q - p."""
+def second_moments(network: Residual, inputs: ExchangeableInputs | SpatialInputs) -> Known:
+    """q' = a^2 q + b^2 E[N^2] and, for BN without positions, q - p."""
     norm = network.layer.norm
     if norm is None or network.order not in ("branch_end_norm", "sandwich"):
         return Known()
     if not norm.centered or norm.denominator != "std" or norm.eps != 0.0 or norm.gate is not None:
         return Known()
     a, b = network.factors
-    size = norm.pool.size(batch=inputs.batch, positions=1)
-    added = (
-        b * b * (1.0 if size == math.inf else norm.divisor(batch=inputs.batch, positions=1) / size)
-    )
+    sizes = {"batch": inputs.batch, "positions": inputs.positions}
+    size = norm.pool.size(**sizes)
+    added = b * b * (1.0 if size == math.inf else norm.divisor(**sizes) / size)
     start = initial(network, inputs)
     blocks = np.arange(1.0, network.depth + 1.0)
     with np.errstate(over="ignore", under="ignore"):
@@ -228,11 +227,11 @@ def _moments(network: Residual, inputs: ExchangeableInputs) -> Known:
     if not np.isfinite(second).all() or not np.all(second > 0.0):
         return Known()
     gap = None
-    if norm.pool.samples:
+    if norm.pool.samples and inputs.positions == 1:
         contrast = fading * start.second_moment * start.gap
         gap = (contrast + added * steps * inputs.batch / (inputs.batch - 1.0)) / second
     found = Known("closed form", np.log(second), gap, error=_ROUNDING * network.depth)
-    return _maps(network, inputs, found) if norm.pool.samples else found
+    return found if gap is None else _maps(network, inputs, found)
 
 
 def _with_flight(network: Residual, inputs: ExchangeableInputs, found: Known) -> Known:
@@ -296,7 +295,7 @@ def _with_products(network: Residual, inputs: ExchangeableInputs, found: Known) 
     return found._replace(log_gradient=gradient, log_branch_gradient=branch)
 
 
-def _maps(network: Residual, inputs: ExchangeableInputs, found: Known) -> Known:
+def _maps(network: Residual, inputs: ExchangeableInputs | SpatialInputs, found: Known) -> Known:
     """h^l behind N over samples: uniform on a sphere, whatever the stream."""
     activation, norm = network.layer.activation, network.layer.norm
     assert norm is not None

@@ -8,6 +8,7 @@ EvoNorm-S0, n(h)/R with n(h) = h sigmoid(v h), has n'(h) in A's place and u = n/
 h/max(R, v h + sqrt(eps)), has A = 1 and u = h/R where R rules, R sqrt(eps)/(v h + sqrt(eps))^2 and u = 0
 elsewhere.
 
+Channels come as (P, B, M), over positions as (P, B, S, M); a pool is some of these axes.
 Pools that span the layer have no fluctuations: R is a number of its population, and what J' adds
 to g/R is of order 1/sqrt(n) per channel because gradients are independent of the stream.
 """
@@ -27,11 +28,20 @@ from theory.program import NormAct
 from theory.routes.functions import base_function
 from theory.specs.activations import Activation
 from theory.specs.normalizers import Normalizer
-from theory.states.population import FloatArray, Population
+from theory.states.population import FloatArray, Population, within
 
-__all__ = ["Tape", "has_finite_pool", "normact", "pullback", "refuse", "squared_pullback"]
+__all__ = [
+    "Tape",
+    "couples_positions",
+    "has_finite_pool",
+    "normact",
+    "pullback",
+    "refuse",
+    "squared_pullback",
+]
 
 Array = NDArray[Any]
+Axes = tuple[int, ...]
 
 # Arguments of sigmoid beyond which 1 is 1, and h sigmoid(v h) is 0 beside its largest.
 _STEEPEST = 700.0
@@ -59,13 +69,14 @@ class Tape(NamedTuple):
         return sum(array.nbytes for array in arrays if array is not None)
 
 
-def refuse(op: NormAct, *, batch: int, channels: int) -> None:
+def refuse(op: NormAct, *, batch: int, positions: int, channels: int) -> None:
     """Raise unless the operation can be carried out on such populations.
 
     Raises
     ------
     HypothesisError
-        Pools over samples and several channels, batches too small for the pool.
+        Pools over samples and several channels, batches too small for the pool, EvoNorm-B0 over
+        positions.
     SpecificationError
         ``channels`` is not a multiple of twice the group size (draws come mirrored).
     """
@@ -78,7 +89,13 @@ def refuse(op: NormAct, *, batch: int, channels: int) -> None:
             f"a population of channels does not carry {norm.name}: its pool spans samples and channels; "
             "pool samples of one channel, channels of one sample, or simulate"
         )
-    if pool.samples and norm.denominator != "none" and batch < 2:
+    if norm.denominator == "evonorm_b0" and positions > 1:
+        raise HypothesisError(
+            f"a population of channels does not carry {norm.name} over positions; use evonorm_s0, a "
+            "batch without positions, or simulate"
+        )
+    alone = pool.size(batch=batch, positions=positions) < 2
+    if pool.samples and norm.denominator != "none" and alone:
         raise HypothesisError(f"batch = {batch}: {norm.name} needs two samples; add samples")
     if not pool.samples and pool.channels != math.inf and channels % (2 * int(pool.channels)):
         raise out_of_domain(
@@ -87,9 +104,9 @@ def refuse(op: NormAct, *, batch: int, channels: int) -> None:
             f"a multiple of twice the group size {int(pool.channels)}",
             "round it up",
         )
-    if not pool.samples and norm.denominator == "std" and pool.channels == 1:
+    if norm.denominator == "std" and alone:
         raise HypothesisError(
-            f"{norm.name} needs positions, which populations do not have; use group_norm(2) or more"
+            f"{norm.name} needs positions, which these inputs do not have; use group_norm(2) or more"
         )
 
 
@@ -119,11 +136,11 @@ def pullback(op: NormAct, tape: Tape, gradient: Population) -> Population:
         return Population(_pooled(norm, _project, g) if has_finite_pool(norm) else g, exponent)
     if tape.numerator is not None:
         assert tape.quadratic is not None
-        if _two_values(norm, batch=g.shape[1]):
+        if _two_values(norm, g.shape):
             # Roundings over 1/R would be left.
             return Population(np.zeros_like(g), exponent - tape.exponent)
         pooled_sum = _pooled(norm, _sum, tape.numerator * g)
-        divisor = norm.divisor(batch=g.shape[1], positions=1)
+        divisor = norm.divisor(**_sizes(g.shape))
         if norm.centered:
             g = _pooled(norm, _project, g)
         elif tape.gate is not None:
@@ -161,17 +178,18 @@ def _normalize(norm: Normalizer, state: Population) -> tuple[Population, _Divide
     """N(h), and what it was divided by."""
     h = state.values
     finite = has_finite_pool(norm)
-    deviation = _pooled(norm, _project, h) if finite else h - h.mean(axis=(1, 2), keepdims=True)
+    every = within(h)
+    deviation = _pooled(norm, _project, h) if finite else h - h.mean(axis=every, keepdims=True)
     d = deviation if norm.centered else h
     if norm.denominator == "none":
         return Population(d, state.exponent), _UNDIVIDED
     measured = h if norm.denominator == "rms" else deviation
     eps = math.ldexp(norm.eps, -2 * state.exponent)
     if finite:
-        divisor = norm.divisor(batch=h.shape[1], positions=1)
+        divisor = norm.divisor(**_sizes(h.shape))
         square = _pooled(norm, _sum, measured * measured) / divisor + eps
     else:
-        square = (measured * measured).mean(axis=(1, 2), keepdims=True) + eps
+        square = (measured * measured).mean(axis=every, keepdims=True) + eps
     if not square.min() > 0.0:
         raise HypothesisError(
             f"a pool of {norm.name} has zero variance at eps = 0; use eps > 0 or inputs that differ"
@@ -220,29 +238,49 @@ def has_finite_pool(norm: Normalizer) -> bool:
     return norm.pool.samples or norm.pool.channels != math.inf
 
 
-def _two_values(norm: Normalizer, *, batch: int) -> bool:
+def couples_positions(norm: Normalizer) -> bool:
+    """Whether positions of one sample share statistics that fluctuate."""
+    return has_finite_pool(norm) and norm.pool.positions
+
+
+def _two_values(norm: Normalizer, shape: tuple[int, ...]) -> bool:
     """Whether N(h) = +-c, which no small change of h moves: a form of rank 1 at eps = 0."""
     alone = norm.centered or norm.denominator == "rms"
-    return alone and norm.eps == 0.0 and norm.rank(batch=batch, positions=1) == 1
+    return alone and norm.eps == 0.0 and norm.rank(**_sizes(shape)) == 1
 
 
-def _pooled(norm: Normalizer, what: Callable[[Array, int], Array], values: Array) -> Array:
-    """``what`` over the pool's axis, in the shape of ``values`` (P, B, M)."""
-    if norm.pool.samples:
-        return np.broadcast_to(what(values, 1), values.shape)
-    grouped = values.reshape(*values.shape[:2], -1, int(norm.pool.channels))
-    return np.broadcast_to(what(grouped, 3), grouped.shape).reshape(values.shape)
+def _sizes(shape: tuple[int, ...]) -> dict[str, int]:
+    """Samples and positions of (P, B, M) or (P, B, S, M)."""
+    return {"batch": shape[1], "positions": shape[2] if len(shape) == 4 else 1}
 
 
-def _project(values: Array, axis: int) -> Array:
-    return np.asarray(values - _sum(values, axis) / values.shape[axis])
+def _pooled(norm: Normalizer, what: Callable[[Array, Axes], Array], values: Array) -> Array:
+    """``what`` over the pool's axes, in the shape of ``values``."""
+    pool = norm.pool
+    over = (2,) if pool.positions and values.ndim == 4 else ()
+    if pool.samples:
+        return np.broadcast_to(what(values, (1, *over)), values.shape)
+    if pool.channels == 1 and over:
+        return np.broadcast_to(what(values, over), values.shape)
+    grouped = values.reshape(*values.shape[:-1], -1, int(pool.channels))
+    return np.broadcast_to(what(grouped, (*over, grouped.ndim - 1)), grouped.shape).reshape(
+        values.shape
+    )
 
 
-def _sum(values: Array, axis: int) -> Array:
-    if axis == values.ndim - 1:
-        # A few neighbors each: eight times as fast as a sum over a short axis.
-        return np.asarray((values @ np.ones(values.shape[axis]))[..., None])
-    return np.asarray(values.sum(axis=axis, keepdims=True))
+def _project(values: Array, axes: Axes) -> Array:
+    size = math.prod(values.shape[axis] for axis in axes)
+    return np.asarray(values - _sum(values, axes) / size)
+
+
+def _sum(values: Array, axes: Axes) -> Array:
+    for axis in axes:
+        if axis == values.ndim - 1:
+            # A few neighbors each: eight times as fast as a sum over a short axis.
+            values = np.asarray((values @ np.ones(values.shape[axis]))[..., None])
+        else:
+            values = np.asarray(values.sum(axis=axis, keepdims=True))
+    return values
 
 
 def _activate(activation: Activation, state: Population) -> tuple[FloatArray, Array]:

@@ -4,6 +4,7 @@
 their bent kin post-norm streams and sandwiches of VN; ``gated`` post-norm streams of EvoNorm-S0.  Else
 populations of channels give everything, or chains of two samples (``pair_streams``), and what ``known`` says
 of second moments, gaps and gradients takes the place of averages.
+``over_positions`` does the same over positions.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from theory.population.contrasts import controlled_gaps
 from theory.population.cylinders import CYLINDER_WALK, cylinder_law, cylinder_refusal
 from theory.population.gated import ERROR, gated_law, gated_refusal, gated_states
 from theory.population.known import Known, known
+from theory.population.over_positions import over_positions
 from theory.population.pair_paths import pair_gradients, pairs_refusal
 from theory.population.pair_streams import pair_population, pair_streams_refusal
 from theory.population.raised_flights import (
@@ -31,6 +33,7 @@ from theory.population.raised_flights import (
     raised_flight_law,
     raised_flight_refusal,
 )
+from theory.population.readings import endless_norms, exchangeable_states, gradient_norms
 from theory.population.result import PopulationResult, population
 from theory.population.spheres import (
     SPHERE_WALK,
@@ -42,7 +45,7 @@ from theory.population.spheres import (
 from theory.population.walks import WALK_DENSITY
 from theory.regimes import Regime
 from theory.results import Prediction
-from theory.specs.inputs import ExchangeableInputs, Inputs
+from theory.specs.inputs import ExchangeableInputs, Inputs, SpatialInputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
 from theory.states.base import Observables
@@ -91,13 +94,18 @@ def predict_population(
     Raises
     ------
     HypothesisError
-        Data, covariances, positions, an infinite batch that a normalizer couples, pools over samples
+        Data, covariances, zero padding, an infinite batch that a normalizer couples, pools over samples
         and channels.
     """
+    if isinstance(inputs, SpatialInputs) and not network.layer.moves_positions:
+        return _over_positions(
+            network, inputs, kind, departure=departure, backward=backward, refine=refine
+        )
     if not isinstance(inputs, ExchangeableInputs) or network.layer.kernel != 1:
         raise HypothesisError(
-            f"{departure}: its law takes a population of channels, which carries exchangeable samples "
-            "without positions; use exchangeable(...) and kernel=1, an order whose stream is Gaussian "
+            f"{departure}: its law takes a population of channels, which carries exchangeable samples, "
+            "over positions where a kernel is circular; use exchangeable(..., positions=...) or "
+            "kernel=1, an order whose stream is Gaussian "
             '(order="pre_activation"; with data also a stem), or simulate it'
         )
     walks = sphere_refusal(network, feature_mean=inputs.feature_mean) is None
@@ -154,7 +162,7 @@ def predict_population(
     if paired:
         signal = _paired(network, inputs, found)
     elif backward:
-        signal = _gradients(found, exact, depth=len(stream.gap))
+        signal = gradient_norms(found, exact, depth=len(stream.gap))
     return _assembled(
         network,
         inputs,
@@ -163,12 +171,53 @@ def predict_population(
         signal,
         forward_route=PAIRS if chains else "population",
         backward_route=(PAIRS if chains else "population") if backward else None,
-        states=_states(stream, found.stream.mean, inputs.batch),
+        states=exchangeable_states(stream, found.stream.mean, inputs.batch),
         routes=exact.routes(),
         settings={
             "seed": str(SEED),
             "populations": str(refine * POPULATIONS),
             "chains" if chains else "channels": str(found.channels),
+        },
+    )
+
+
+def _over_positions(
+    network: Network,
+    inputs: SpatialInputs,
+    kind: Regime,
+    *,
+    departure: str,
+    backward: bool,
+    refine: int,
+) -> Prediction:
+    """Samples and positions that are alike."""
+    assert isinstance(network, Residual)
+    try:
+        found = over_positions(
+            network,
+            inputs,
+            kind,
+            backward=backward,
+            populations=POPULATIONS,
+            seed=SEED,
+            refine=refine,
+        )
+    except HypothesisError as error:
+        raise HypothesisError(f"{departure}: {error}") from error
+    return _assembled(
+        network,
+        inputs,
+        kind,
+        found.read,
+        found.signal,
+        forward_route="population",
+        backward_route="population" if backward else None,
+        states=found.states,
+        routes=found.routes,
+        settings={
+            "seed": str(SEED),
+            "populations": str(refine * POPULATIONS),
+            "channels": str(found.population.channels),
         },
     )
 
@@ -185,7 +234,7 @@ def _sphere(
         network, inputs, populations=populations, chains=chains, seed=SEED
     )
     depth = network.depth
-    signal = _endless(kind, depth=depth) if backward else (None,) * 4
+    signal = endless_norms(kind, depth=depth) if backward else (None,) * 4
     if backward and signal is None:
         law, error = sphere_law(network, inputs), np.full(depth, 1e-11)
         signal = (0.5 * law.log_gradient, error, 0.5 * law.log_branch_gradient, error)
@@ -237,7 +286,7 @@ def _raised(
     network: Residual, inputs: ExchangeableInputs, kind: Regime, *, backward: bool
 ) -> Prediction | None:
     """Post-norm and sandwiches with VN, None if they are neither."""
-    signal = _endless(kind, depth=network.depth) if backward else (None,) * 4
+    signal = endless_norms(kind, depth=network.depth) if backward else (None,) * 4
     follow = backward and signal is None
     chosen = next((way for way in _RAISED if way[0](network, inputs) is None), None)
     if chosen is None:
@@ -258,14 +307,6 @@ def _raised(
         states=law.streams,
         routes={},
     )
-
-
-def _endless(kind: Regime, *, depth: int) -> Any:
-    """What ``_gradients`` says where squares are infinite, or zero: None where they are neither."""
-    if kind.status not in ("infinite", "degenerate"):
-        return None
-    ends = np.full(depth, math.inf if kind.status == "infinite" else -math.inf)
-    return np.append(ends[1:], 0.0), np.zeros(depth), ends, np.zeros(depth)
 
 
 def _read(streams: list[Exchangeable], maps: list[Exchangeable]) -> tuple[Observables, ...]:
@@ -290,7 +331,7 @@ def _settled(
     blocks = np.arange(1.0, network.depth + 1.0)
     carried = np.exp(blocks * math.log(abs(skip)) - 0.5 * exact.log_second_moment)
     mean = start.mean * np.sign(skip) ** blocks * carried if exact.mean is None else exact.mean
-    signal = _gradients(None, exact, depth=network.depth) if backward else (None,) * 4
+    signal = gradient_norms(None, exact, depth=network.depth) if backward else (None,) * 4
     return _assembled(
         network,
         inputs,
@@ -299,20 +340,20 @@ def _settled(
         signal,
         forward_route=exact.route,
         backward_route=(exact.gradient_route or exact.route) if backward else None,
-        states=_states(stream, mean, inputs.batch),
+        states=exchangeable_states(stream, mean, inputs.batch),
         routes=exact.routes(),
     )
 
 
 def _assembled(
     network: Network,
-    inputs: ExchangeableInputs,
+    inputs: Inputs,
     kind: Regime,
     observed: tuple[Observables, ...],
     signal: Any,
     **rest: Any,
 ) -> Prediction:
-    """Observables of x^l and of h^l, what ``_gradients`` says, and routes, states and settings."""
+    """Observables of x^l and of h^l, what ``gradient_norms`` says, and routes, states and settings."""
     for values in chain(*observed):
         values.flags.writeable = False
     return Prediction(
@@ -374,39 +415,3 @@ def _paired(network: Network, inputs: ExchangeableInputs, found: PopulationResul
     assert isinstance(network, Residual)
     law = pair_gradients(network, inputs, found, seed=SEED)
     return tuple(0.5 * values for values in law)
-
-
-def _gradients(found: PopulationResult | None, exact: Known, *, depth: int) -> Any:
-    """(log norm, error) at the stream and at h^l, relative to the last stream."""
-    if exact.log_gradient is not None:
-        assert exact.log_branch_gradient is not None
-        error = np.full(depth, 0.5 * exact.error)
-        return 0.5 * exact.log_gradient, error, 0.5 * exact.log_branch_gradient, error
-    if found is None or found.gradient is None:
-        endless = np.full(depth, math.inf)
-        endless[-1] = 0.0
-        return endless, np.zeros(depth), np.full(depth, math.inf), np.zeros(depth)
-    branch = found.branch_gradient
-    assert branch is not None
-    reference = found.gradient.log_second_moment[-1]
-    return (
-        0.5 * (found.gradient.log_second_moment - reference),
-        0.5 * found.gradient.second_moment_error,
-        0.5 * (branch.log_second_moment - reference),
-        0.5 * branch.second_moment_error,
-    )
-
-
-def _states(stream: Observables, mean: Any, batch: float) -> list[Exchangeable]:
-    """What the observables say, as states: covariance and stable rank are read off them."""
-    exponents = np.floor(stream.log_second_moment / math.log(4.0))
-    second = np.exp(stream.log_second_moment - exponents * math.log(4.0))
-    columns = (
-        second,
-        stream.gap,
-        mean * np.sqrt(second),
-        exponents.astype(int),
-        stream.second_moment_error,
-        stream.gap_error,
-    )
-    return [Exchangeable(batch, *row) for row in zip(*(c.tolist() for c in columns), strict=True)]

@@ -12,6 +12,7 @@ the path that it runs back along are one draw, so masks are those of the forward
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +24,9 @@ from theory.population.fields import Field, undrawn_maps
 from theory.population.gradients import Draws, Squares, cotangent
 from theory.population.normact import Tape, normact, refuse
 from theory.program import Fork, Linear, Merge, NormAct, Observe, Operation, Scale
+from theory.routes.positions_spectrum import PositionSpectrum
 from theory.states.population import Modes, Population, gaussian_field
+from theory.states.position_modes import PositionModes
 
 __all__ = ["Record", "Start", "follow"]
 
@@ -32,19 +35,28 @@ _TAPE_BYTES = 400_000_000
 
 
 class Start(NamedTuple):
-    """x^0: Gaussian and exchangeable, E[x^2] = ``second_moment``, cosine 1 - ``gap``, mean ``mean``."""
+    """x^0: Gaussian and exchangeable, E[x^2] = ``second_moment``, cosine 1 - ``gap``, mean ``mean``.
+
+    Over positions ``spectrum`` says what the first two say without.
+    """
 
     batch: int
     second_moment: float = 1.0
     gap: float = 1.0
     mean: float = 0.0
+    spectrum: PositionSpectrum | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Activations of one channel: (B,) or (B, S)."""
+        return (self.batch,) if self.spectrum is None else (self.batch, self.spectrum.positions)
 
 
 class Record(NamedTuple):
     """Moments read at one marker, one number per population: value * 2**exponent (4** for squares)."""
 
     what: str
-    modes: Modes
+    modes: Modes | PositionModes
     mean: np.ndarray
     exponent: int
 
@@ -80,21 +92,22 @@ def follow(
     Raises
     ------
     HypothesisError
-        An operation that populations do not carry (convolutions, pools over samples and channels).
+        An operation that populations do not carry (convolutions, pools over samples and channels):
+        ``result.population`` turns convolutions over positions that are alike into linear maps.
     SpecificationError
         ``channels`` or ``populations`` out of range.
     NumericalError
         A stream that runs away although its branch is not scale free.
     """
     _check(operations, start, channels=channels, populations=populations)
-    shape = (populations, start.batch, channels)
+    shape = (populations, *start.shape, channels)
     state = _initial(start, shape, seed)
     sections = _sections(operations)
     checkpoints: list[tuple[int, Population]] = []
     tapes: list[dict[int, Tape]] = []
     size, records = 0, list[Record]()
     # Gradients need the fields of every map.
-    undrawn = set() if backward else undrawn_maps(operations, start.batch)
+    undrawn = set() if backward else undrawn_maps(operations, start.shape)
     for section in sections:
         if not checkpoints or size > _TAPE_BYTES:
             # Only the newest tapes are kept; those before the checkpoint come again when needed.
@@ -215,11 +228,17 @@ def _sections(operations: Sequence[Operation]) -> list[range]:
 
 def _initial(start: Start, shape: tuple[int, ...], seed: int) -> Population:
     """Gaussian x^0 with exactly the moments asked for."""
-    batch, q, gap, mean = start
+    batch, q, gap, mean, spectrum = start
     ones = np.ones(shape[0])
-    variance = Modes(
-        (q * (1.0 + (batch - 1) * (1.0 - gap)) - batch * mean * mean) * ones, q * gap * ones, batch
-    )
+    variance: Modes | PositionModes
+    if spectrum is not None:
+        variance = PositionModes.of_spectrum(spectrum, ones, batch=batch, mean=mean)
+    else:
+        variance = Modes(
+            (q * (1.0 + (batch - 1) * (1.0 - gap)) - batch * mean * mean) * ones,
+            q * gap * ones,
+            batch,
+        )
     field = gaussian_field(variance, shape=shape, rng=np.random.default_rng([seed, 0, 2**40]))
     return Population(field + mean)
 
@@ -231,18 +250,19 @@ def _check(
         raise out_of_domain("populations", populations, "in [2, 4096]", "use 8: the error bar")
     if not 64 <= channels <= 1 << 22 or channels % 2:
         raise out_of_domain("channels", channels, "even, in [64, 2^22]", "use 4096")
-    batch, q, gap, mean = start
+    batch, q, gap, mean, spectrum = start
     if batch < 1 or not q > 0.0 or not 0.0 <= gap <= batch / max(batch - 1, 1):
         raise out_of_domain(
             "start", start, "B >= 1, q > 0, 0 <= gap <= B/(B-1)", "see theory.exchangeable"
         )
-    if q * (1.0 + (batch - 1) * (1.0 - gap)) < batch * mean * mean:
+    if spectrum is None and q * (1.0 + (batch - 1) * (1.0 - gap)) < batch * mean * mean:
         raise out_of_domain("mean", mean, "at most what the correlation allows", "lower it")
     for op in operations:
         if isinstance(op, NormAct):
-            refuse(op, batch=batch, channels=channels)
+            refuse(op, batch=batch, positions=math.prod(start.shape[1:]), channels=channels)
         elif not isinstance(op, Linear | Scale | Fork | Merge | Observe):
             raise HypothesisError(
-                f"a population of channels has no positions, so it does not carry {op!r}; use a "
-                "kernel of 1, or simulate"
+                f"a population of channels carries circular convolutions without a stride over positions "
+                f"that are alike, not {op!r}; use a kernel of 1 or exchangeable(..., positions=...), or "
+                "simulate"
             )

@@ -14,13 +14,15 @@ from scipy import special
 from theory.errors import HypothesisError, out_of_domain
 from theory.forecast import Pace
 from theory.population.fields import undrawn_maps
-from theory.population.normact import has_finite_pool
+from theory.population.normact import couples_positions, has_finite_pool
 from theory.population.propagate import Record, Start, follow
-from theory.program import Linear, NormAct, Observe, Operation, lower
-from theory.specs.inputs import ExchangeableInputs
+from theory.program import Conv, Linear, NormAct, Observe, Operation, lower
+from theory.routes.positions_spectrum import PositionSpectrum
+from theory.specs.inputs import ExchangeableInputs, SpatialInputs
 from theory.specs.networks import Network
 from theory.states.base import Observables
-from theory.states.population import Modes
+from theory.states.position_modes import PositionModes
+from theory.states.spatial import Spatial
 
 __all__ = [
     "Averages",
@@ -40,6 +42,8 @@ _CARRIED = 0.5
 _TOGETHER = 120_000
 # Activations of one population at 1,000 blocks, and how many times that at few.
 _ACTIVATIONS, _REACH = 6144, 28.0
+# Samples times positions that are followed: the fewest channels of these still fit.
+_ROWS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,10 @@ class Averages:
     stretched as Student's t asks at three of them: relative for ``second_moment_error`` and
     ``gap_error`` (with what finitely many channels may bias, see ``relative_error``), of ``mean``
     itself for ``mean_error``.  ``gaps`` are the populations' own, shape (layers, P).
+
+    Over positions ``gap`` compares two samples at one position, ``gap_error`` is that of every gap,
+    ``spectra`` are those of x over the root of E[x^2], at the positions that were followed, and
+    ``position_gaps`` the populations' own of two positions.
     """
 
     log_second_moment: FloatArray
@@ -60,6 +68,8 @@ class Averages:
     mean: FloatArray
     mean_error: FloatArray
     gaps: FloatArray
+    spectra: tuple[PositionSpectrum, ...] = ()
+    position_gaps: FloatArray | None = None
 
     @property
     def second_moment(self) -> FloatArray:
@@ -79,6 +89,23 @@ class Averages:
             self.second_moment_error,
             self.gap_error,
         )
+
+    def spatial(self, inputs: SpatialInputs) -> list[Spatial]:
+        """As states over the positions of ``inputs``."""
+        exponents = np.floor(self.log_second_moment / math.log(4.0))
+        second = np.exp(self.log_second_moment - exponents * math.log(4.0))
+        columns = (
+            second,
+            self.mean * np.sqrt(second),
+            exponents.astype(int),
+            self.second_moment_error,
+            self.gap_error,
+        )
+        rows = zip(*(c.tolist() for c in columns), strict=True)
+        return [
+            Spatial(inputs.batch, spectrum.over(inputs.positions).scaled(q), *rest)
+            for spectrum, (q, *rest) in zip(self.spectra, rows, strict=True)
+        ]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -108,7 +135,7 @@ class PopulationResult:
 
 def population(
     network: Network,
-    inputs: ExchangeableInputs,
+    inputs: ExchangeableInputs | SpatialInputs,
     *,
     channels: int | None = None,
     populations: int = 16,
@@ -126,7 +153,8 @@ def population(
     network
         Whatever lowers to linear maps, normalizers, activations, Fork and Merge.
     inputs
-        Exchangeable, with a finite batch.  Samples that no layer couples may be two of them.
+        Exchangeable, with a finite batch, also over positions.  Samples that no layer couples may be
+        two of them, positions as well.
     channels
         M, by default ``default_channels``.
     populations, seed, backward
@@ -139,16 +167,18 @@ def population(
     HypothesisError, SpecificationError, NumericalError
         As ``follow``.
     """
-    if not isinstance(inputs, ExchangeableInputs):
-        raise out_of_domain(
-            "inputs", inputs, "exchangeable samples without positions", "use exchangeable(...)"
-        )
-    operations = lower(network)
-    start = Start(
-        _samples(operations, inputs.batch), inputs.second_moment, inputs.gap, inputs.feature_mean
-    )
+    if not isinstance(inputs, ExchangeableInputs | SpatialInputs):
+        raise out_of_domain("inputs", inputs, "exchangeable samples", "use exchangeable(...)")
+    operations, spectrum = lower(network), None
+    batch = _samples(operations, inputs.batch)
+    if isinstance(inputs, SpatialInputs):
+        operations = tuple(_over_equals(op) for op in operations)
+        q, positions = inputs.second_moment, inputs.positions
+        spectrum = PositionSpectrum(positions, *(q * value for value in inputs.eigenvalues))
+        spectrum = spectrum.over(_places(operations, batch, positions))
+    start = Start(batch, inputs.second_moment, inputs.gap, inputs.feature_mean, spectrum)
     if channels is None:
-        channels = default_channels(operations, start.batch, backward=backward, refine=refine)
+        channels = default_channels(operations, start.shape, backward=backward, refine=refine)
     return propagate(
         operations,
         start,
@@ -171,8 +201,9 @@ def propagate(
     batch: float | None = None,
 ) -> PopulationResult:
     """The same for a list of operations; ``batch`` (default: the start's) is what observables say."""
-    size = channels or default_channels(operations, start.batch, backward=backward)
-    together = max(1, populations // min(8, max(2, _TOGETHER // (size * start.batch))))
+    size = channels or default_channels(operations, start.shape, backward=backward)
+    activations = size * math.prod(start.shape)
+    together = max(1, populations // min(8, max(2, _TOGETHER // activations)))
     groups = [populations // together + (k < populations % together) for k in range(together)]
     blocks = sum(isinstance(op, Observe) and op.what != "preactivation" for op in operations)
     pace = Pace(
@@ -217,15 +248,15 @@ def gathered(
 
 
 def default_channels(
-    operations: tuple[Operation, ...], batch: int, *, backward: bool, refine: int = 1
+    operations: tuple[Operation, ...], shape: tuple[int, ...], *, backward: bool, refine: int = 1
 ) -> int:
     """About 6,000 activations per population, (1000/blocks)^(3/2) times that where blocks are fewer.
 
     At most 28 times, shared by the maps and pools of a block that are drawn (gradients along paths count
     as much again, drawn ones three times as much): 100 blocks take seconds, and 1,000 no more.  The
-    result is a multiple of two of every group, times ``refine``.
+    result is a multiple of two of every group, times ``refine``; ``shape`` is (B,) or (B, S).
     """
-    undrawn = set() if backward else undrawn_maps(operations, batch)
+    undrawn = set() if backward else undrawn_maps(operations, shape)
     group, blocks, maps, pools = 2, 0, 0, 0
     drawn = True
     for k, op in enumerate(operations):
@@ -242,7 +273,7 @@ def default_channels(
     if backward:
         per_block *= 4.0 if pools else 2.0
     reach = min(max(1000.0 / max(blocks, 1), 1.0) ** 1.5, max(_REACH / per_block, 1.0))
-    wanted = refine * max(256, round(reach * _ACTIVATIONS / batch))
+    wanted = refine * max(256, round(reach * _ACTIVATIONS / math.prod(shape)))
     return -(-wanted // group) * group
 
 
@@ -254,12 +285,13 @@ def _joined(records: Sequence[Record]) -> Record:
     def joined(values: Sequence[FloatArray], power: int) -> FloatArray:
         return np.concatenate([np.ldexp(v, power * d) for v, d in zip(values, down, strict=True)])
 
-    first = records[0]
-    squares = Modes(
-        joined([r.modes.mean for r in records], 2),
-        joined([r.modes.contrast for r in records], 2),
-        first.modes.batch,
-    )
+    first, counts = records[0], ("batch", "positions")
+    eigenvalues: dict[str, Any] = {
+        name: joined([getattr(r.modes, name) for r in records], 2)
+        for name in first.modes._fields
+        if name not in counts
+    }
+    squares = first.modes._replace(**eigenvalues)
     return Record(first.what, squares, joined([r.mean for r in records], 1), exponent)
 
 
@@ -279,6 +311,30 @@ def _samples(operations: tuple[Operation, ...], batch: float) -> int:
     return 2
 
 
+def _places(operations: tuple[Operation, ...], batch: int, positions: int) -> int:
+    """Positions to follow: two of any number if nothing couples them."""
+    coupled = any(
+        isinstance(op, NormAct) and op.norm is not None and couples_positions(op.norm)
+        for op in set(operations)
+    )
+    if not coupled:
+        return 2
+    if batch * positions > _ROWS:
+        raise HypothesisError(
+            f"a population follows every position that a normalizer couples, {batch} samples of "
+            f"{positions}: beyond {_ROWS} activations of one channel they do not fit; use fewer positions "
+            "or samples, or simulate it"
+        )
+    return positions
+
+
+def _over_equals(op: Operation) -> Operation:
+    """A circular convolution leaves second moments of positions that are alike: a linear map."""
+    if isinstance(op, Conv) and op.padding == "circular" and op.stride == 1:
+        return Linear(op.weights, op.channels)
+    return op
+
+
 def _split(records: list[Record]) -> tuple[Averages | None, Averages | None]:
     """(at streams and activations, at pre-activations)."""
     outer = [r for r in records if r.what == "stream"]
@@ -296,6 +352,12 @@ def _averages(records: list[Record]) -> Averages | None:
     # A ratio of averages, with the error of its linearization: populations are not many.
     centre = contrast.mean(axis=1) / np.where(q > 0.0, q, 1.0)
     _, gap_error = averaged(contrast - centre[:, None] * second)
+    spectra: tuple[PositionSpectrum, ...] = ()
+    position_gaps = None
+    if isinstance(records[0].modes, PositionModes):
+        gap_error, spectra, position_gaps = _over_positions([r.modes for r in records], second)
+    else:
+        gap_error = relative_error(gap_error, centre * q, count)
     mean, mean_error = averaged(np.array([r.mean for r in records]))
     root = np.sqrt(np.where(q > 0.0, q, 1.0))
     with np.errstate(divide="ignore"):
@@ -304,11 +366,31 @@ def _averages(records: list[Record]) -> Averages | None:
         log_q,
         relative_error(q_error, q, count),
         centre,
-        relative_error(gap_error, centre * q, count),
+        gap_error,
         mean / root,
         mean_error / root,
         np.array([r.modes.gap for r in records]),
+        spectra,
+        position_gaps,
     )
+
+
+def _over_positions(
+    found: Sequence[Any], second: FloatArray
+) -> tuple[FloatArray, tuple[PositionSpectrum, ...], FloatArray]:
+    """(largest relative error of the three gaps, spectra per unit of q, 1 - w/q), layer by layer."""
+    q = second.mean(axis=1)
+    unit = np.where(q > 0.0, q, 1.0)
+    error = np.zeros(len(q))
+    distances = np.array([modes.distances for modes in found]).swapaxes(0, 1)
+    for distance in distances:
+        centre = distance.mean(axis=1)
+        _, own = averaged(distance - (centre / unit)[:, None] * second)
+        error = np.maximum(error, relative_error(own, centre, second.shape[1]))
+    numbers = np.array([modes.spectrum.mean(axis=1) for modes in found]) / unit[:, None]
+    positions = found[0].positions
+    spectra = tuple(PositionSpectrum(positions, *row).tidied() for row in numbers.tolist())
+    return error, spectra, distances[0] / np.where(second > 0.0, second, 1.0)
 
 
 def relative_error(error: FloatArray, size: FloatArray, populations: int) -> FloatArray:

@@ -21,7 +21,7 @@ from theory.population.sphere_pairs import lattice, lattice_normals, pair_step, 
 from theory.program import Linear, NormAct, branch_operations
 from theory.routes.sphere_walk import SphereStep, sphere_step
 from theory.specs.activations import identity
-from theory.specs.inputs import ExchangeableInputs
+from theory.specs.inputs import ExchangeableInputs, SpatialInputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
 from theory.states.base import Gradient
@@ -162,8 +162,8 @@ class Sphere:
         return step.skip + self.returned(states, contrast, on_sphere=True)[1]
 
 
-def initial(network: Residual, inputs: ExchangeableInputs) -> Exchangeable:
-    """The stream that enters the first block."""
+def initial(network: Residual, inputs: ExchangeableInputs | SpatialInputs) -> Exchangeable:
+    """The stream that enters the first block (at one position)."""
     start = Exchangeable(inputs.batch, inputs.second_moment, inputs.gap, inputs.feature_mean)
     if network.stem is None:
         return start

@@ -85,6 +85,13 @@ class PositionSpectrum(NamedTuple):
         # far <= 2 contrast and S >= 2: the difference loses nothing unless mu_p = -lambda_p.
         return contrast / q, gap_b, ((contrast - far / s) + mean_far / s) / q
 
+    def over(self, positions: int) -> PositionSpectrum:
+        """The same q, w, b and x over another number of positions."""
+        s, contrast, mean, far, mean_far = self
+        own, other = positions / s, (s - positions) / s
+        level, level_far = own * mean + other * contrast, own * mean_far + other * far
+        return PositionSpectrum(positions, contrast, level, far, level_far).tidied()
+
     def scaled(self, factor: float) -> PositionSpectrum:
         """The same for sqrt(factor) h."""
         return PositionSpectrum(self.positions, *(factor * value for value in self[1:]))

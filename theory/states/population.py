@@ -10,6 +10,8 @@ A covariance of exchangeable samples has two eigenvalues, on the mean over sampl
 
     mean = q + (B-1) p,   contrast = q - p,   gap = contrast / q.
 
+Over positions that are alike there are four: see ``position_modes``.
+
 Source: theory notes, sections 1 and 5.
 """
 
@@ -22,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import NumericalError
+from theory.states.position_modes import PositionModes, position_field, position_modes
 
-__all__ = ["Modes", "Population", "gaussian_field", "modes"]
+__all__ = ["Modes", "Population", "gaussian_field", "modes", "within"]
 
 FloatArray = NDArray[np.float64]
 
@@ -59,24 +62,24 @@ class Modes(NamedTuple):
 
 
 class Population(NamedTuple):
-    """Channels of P populations: x = values * 2**exponent, values of shape (P, B, M)."""
+    """Channels of P populations: x = values * 2**exponent, values of shape (P, B, M) or (P, B, S, M)."""
 
     values: FloatArray
     exponent: int = 0
 
-    def modes(self) -> Modes:
+    def modes(self) -> Modes | PositionModes:
         """Second moments of ``values`` (in units of 4**exponent)."""
         return modes(self.values)
 
     def mean(self) -> FloatArray:
-        """E[x] over channels and samples, one per population, in units of 2**exponent."""
-        return np.asarray(self.values.mean(axis=(1, 2)))
+        """E[x] over all but populations, one each, in units of 2**exponent."""
+        return np.asarray(self.values.mean(axis=within(self.values)))
 
-    def covariance(self, *, centered: bool) -> Modes:
+    def covariance(self, *, centered: bool) -> Modes | PositionModes:
         """What a linear map sees: K, or K - m m' with centered rows."""
         if not centered:
             return self.modes()
-        return modes(self.values - self.mean()[:, None, None])
+        return modes(self.values - self.values.mean(axis=within(self.values), keepdims=True))
 
     def linear(
         self,
@@ -134,8 +137,15 @@ class Population(NamedTuple):
         return Population(np.ldexp(self.values, -steps), self.exponent + steps)
 
 
-def modes(values: FloatArray) -> Modes:
+def within(values: FloatArray) -> tuple[int, ...]:
+    """Axes of samples, positions and channels: all but the populations'."""
+    return tuple(range(1, values.ndim))
+
+
+def modes(values: FloatArray) -> Modes | PositionModes:
     """(B E[mean over samples ^2], E[sum of squared contrasts]/(B-1)) per population."""
+    if values.ndim == 4:
+        return position_modes(values)
     batch, channels = values.shape[1:]
     common = values.mean(axis=1)
     mean = batch * np.einsum("pm,pm->p", common, common) / channels
@@ -147,7 +157,7 @@ def modes(values: FloatArray) -> Modes:
 
 
 def gaussian_field(
-    covariance: Modes,
+    covariance: Modes | PositionModes,
     *,
     shape: tuple[int, ...],
     rng: np.random.Generator,
@@ -165,10 +175,12 @@ def gaussian_field(
     covariance
         Eigenvalues per population.
     shape
-        (P, B, M), M even.
+        (P, B, M) or (P, B, S, M), M even.
     beside
         Array of that shape, or None.
     """
+    if isinstance(covariance, PositionModes):
+        return position_field(covariance, shape=shape, rng=rng, beside=beside)
     populations, batch, channels = shape
     half = rng.standard_normal((populations, batch, channels // 2))
     z = np.concatenate((half, -half), axis=2)
