@@ -55,8 +55,9 @@ class Prediction:
     ``log_preactivation_second_moment`` (2**depth must not overflow), and ``gap`` = 1 - similarity
     and ``preactivation_gap``, which keep full relative precision.
 
-    ``error[name]`` is an absolute numerical error per layer (of populations a standard error over 8
-    of them, stretched so that three are exceeded with probability 0.27 %), ``route[name]`` says per
+    ``error[name]`` is an absolute numerical error per layer (of populations a standard error over
+    sixteen of them, stretched so that three are exceeded with probability 0.27 %; inf where the average of
+    a heavy tail has none), ``route[name]`` says per
     layer what gave the number (``routes`` keeps what differs from ``forward_route`` and
     ``backward_route``), and ``regime`` which moments of the squared gradient exist.  ``settings``,
     such as a seed, enter the provenance.

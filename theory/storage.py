@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from theory.errors import StoreError, brief
+from theory.errors import StoreError, brief, out_of_domain
 from theory.regimes import Regime
 from theory.results import Prediction
 from theory.routes.positions_spectrum import PositionSpectrum
@@ -45,7 +45,15 @@ def save_prediction(prediction: Prediction, path: str | Path) -> None:
     path
         Name of the JSON file; its folder must exist.
     """
-    path = writable(file_path("path", path))
+    path = file_path("path", path)
+    if path.suffix == ".npz":
+        raise out_of_domain(
+            "path",
+            str(path),
+            "the name of the JSON file",
+            'give it the suffix ".json": arrays go beside it',
+        )
+    path = writable(path)
     writable(path.with_suffix(".npz"))
     regime = dataclasses.asdict(prediction.regime)
     regime["rank"] = repr(float(regime["rank"]))

@@ -320,6 +320,14 @@ def test_backward_can_be_left_out() -> None:
     assert set(pred.to_frame()["observable"]) == set(th.OBSERVABLES) - {"gradient_norm"}
 
 
+def test_saving_to_the_name_of_the_arrays_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """p.npz would hold the JSON, and then the arrays in its place."""
+    pred = th.predict(th.FeedForward(th.Layer(), depth=2), th.exchangeable(correlation=0.5))
+    with pytest.raises(th.SpecificationError, match="arrays go beside it"):
+        pred.save(tmp_path / "p.npz")
+    assert not list(tmp_path.iterdir())
+
+
 def test_save_and_load(tmp_path) -> None:  # type: ignore[no-untyped-def]
     features = np.random.default_rng(0).normal(size=(4, 6))
     for inputs in (th.exchangeable(batch=math.inf, gap=0.5), th.from_data(features)):

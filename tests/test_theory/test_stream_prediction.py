@@ -363,3 +363,21 @@ def test_relu_that_bends_beside_zero_does_not_reflect_there() -> None:
         sem = (x**2).std() / math.sqrt(draws)
         far = abs(pred.second_moment[layer] - (x**2).mean())
         assert far < 5.0 * (sem + pred.error["second_moment"][layer])
+
+
+def test_drawn_gradients_with_heavy_tails_have_no_finite_error() -> None:
+    """VN over 6 samples: squares without a variance, so that an average has no standard error."""
+    network = th.Residual(th.Layer(norm=th.variance_norm()), depth=3, order="post_activation")
+    found = th.predict(network, th.exchangeable(batch=6, correlation=0.5))
+    assert found.regime.status == "heavy_tail"
+    error = np.asarray(found.error["gradient_norm"])
+    assert np.isinf(error[:-1]).all()
+    assert error[-1] == 0.0
+    assert np.isfinite(found.error["second_moment"]).all()
+
+
+def test_the_last_stream_is_the_reference_in_odd_dimensions() -> None:
+    network = th.Residual(th.Layer(norm=th.group_norm(5)), depth=8, order="post_activation")
+    found = th.predict(network, th.exchangeable(batch=2, correlation=0.5))
+    assert found.gradient_norm is not None
+    assert found.gradient_norm[-1] == 1.0

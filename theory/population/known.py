@@ -137,8 +137,9 @@ def _sphere_steps(network: Residual, inputs: ExchangeableInputs, *, backward: bo
         return Known()
     gradient = branch = None
     if law.gradient is not None and law.shared is not None:
-        gradient = np.log(law.gradient)
-        branch = np.log(law.shared / network.weights.weight_variance)
+        # What the last stream has, exactly 1, shows what the grid leaves off in odd dimensions.
+        gradient = np.log(law.gradient / law.gradient[-1])
+        branch = np.log(law.shared / (law.gradient[-1] * network.weights.weight_variance))
     return Known(WALK_DENSITY, np.log(law.second_moment), None, gradient, branch, error)
 
 

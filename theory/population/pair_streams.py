@@ -57,7 +57,8 @@ FloatArray = NDArray[np.float64]
 _MOST, _STEPS, _LEAST = 32_768, 4_200_000, 2048
 # Populations followed at a time, or fewer if their tapes, of some bytes per step, do not fit.
 _TOGETHER, _TAPE_BYTES, _STEP_BYTES = 4, 300_000_000, 14
-# Steps of a tenth of the stream: shorter ones do not move what relu left at 0 as far as scaling might.
+# Steps of a tenth of the stream, in variance: shorter ones do not move what relu left at 0 as far as
+# scaling might.
 _LONG = 0.01
 # Gradients beyond change their unit.
 _NEAR = 2.0**-200

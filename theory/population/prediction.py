@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import HypothesisError
+from theory.population import readings
 from theory.population.bent_cylinders import bent_cylinder_law, bent_cylinder_refusal
 from theory.population.bent_flights import bent_flight_law, bent_flight_refusal
 from theory.population.contrasts import controlled_gaps
@@ -33,7 +34,6 @@ from theory.population.raised_flights import (
     raised_flight_law,
     raised_flight_refusal,
 )
-from theory.population.readings import endless_norms, exchangeable_states, gradient_norms
 from theory.population.result import PopulationResult, population
 from theory.population.spheres import (
     SPHERE_WALK,
@@ -162,7 +162,9 @@ def predict_population(
     if paired:
         signal = _paired(network, inputs, found)
     elif backward:
-        signal = gradient_norms(found, exact, depth=len(stream.gap))
+        signal = readings.gradient_norms(found, exact, depth=len(stream.gap))
+    if sampled and not paired and kind.status == "heavy_tail":
+        signal = readings.heavy_tailed(signal)
     return _assembled(
         network,
         inputs,
@@ -171,7 +173,7 @@ def predict_population(
         signal,
         forward_route=PAIRS if chains else "population",
         backward_route=(PAIRS if chains else "population") if backward else None,
-        states=exchangeable_states(stream, found.stream.mean, inputs.batch),
+        states=readings.exchangeable_states(stream, found.stream.mean, inputs.batch),
         routes=exact.routes(),
         settings={
             "seed": str(SEED),
@@ -234,7 +236,7 @@ def _sphere(
         network, inputs, populations=populations, chains=chains, seed=SEED
     )
     depth = network.depth
-    signal = endless_norms(kind, depth=depth) if backward else (None,) * 4
+    signal = readings.endless_norms(kind, depth=depth) if backward else (None,) * 4
     if backward and signal is None:
         law, error = sphere_law(network, inputs), np.full(depth, 1e-11)
         signal = (0.5 * law.log_gradient, error, 0.5 * law.log_branch_gradient, error)
@@ -286,7 +288,7 @@ def _raised(
     network: Residual, inputs: ExchangeableInputs, kind: Regime, *, backward: bool
 ) -> Prediction | None:
     """Post-norm and sandwiches with VN, None if they are neither."""
-    signal = endless_norms(kind, depth=network.depth) if backward else (None,) * 4
+    signal = readings.endless_norms(kind, depth=network.depth) if backward else (None,) * 4
     follow = backward and signal is None
     chosen = next((way for way in _RAISED if way[0](network, inputs) is None), None)
     if chosen is None:
@@ -331,7 +333,7 @@ def _settled(
     blocks = np.arange(1.0, network.depth + 1.0)
     carried = np.exp(blocks * math.log(abs(skip)) - 0.5 * exact.log_second_moment)
     mean = start.mean * np.sign(skip) ** blocks * carried if exact.mean is None else exact.mean
-    signal = gradient_norms(None, exact, depth=network.depth) if backward else (None,) * 4
+    signal = readings.gradient_norms(None, exact, depth=network.depth) if backward else (None,) * 4
     return _assembled(
         network,
         inputs,
@@ -340,7 +342,7 @@ def _settled(
         signal,
         forward_route=exact.route,
         backward_route=(exact.gradient_route or exact.route) if backward else None,
-        states=exchangeable_states(stream, mean, inputs.batch),
+        states=readings.exchangeable_states(stream, mean, inputs.batch),
         routes=exact.routes(),
     )
 

@@ -13,7 +13,7 @@ from theory.regimes import Regime
 from theory.states.base import Observables
 from theory.states.exchangeable import Exchangeable
 
-__all__ = ["endless_norms", "exchangeable_states", "gradient_norms"]
+__all__ = ["endless_norms", "exchangeable_states", "gradient_norms", "heavy_tailed"]
 
 
 def gradient_norms(found: PopulationResult | None, exact: Known, *, depth: int) -> Any:
@@ -43,6 +43,17 @@ def endless_norms(kind: Regime, *, depth: int) -> Any:
         return None
     ends = np.full(depth, math.inf if kind.status == "infinite" else -math.inf)
     return np.append(ends[1:], 0.0), np.zeros(depth), ends, np.zeros(depth)
+
+
+def heavy_tailed(signal: Any) -> Any:
+    """The norms with infinite errors: drawn squares without a variance have no standard error.
+
+    Paths of pairs do not draw them: what has a heavy tail, 1/R^2, is integrated there.
+    """
+    gradient, _, branch, _ = signal
+    error = np.full(len(gradient), math.inf)
+    # The last stream is the reference.
+    return gradient, np.append(error[1:], 0.0), branch, error
 
 
 def exchangeable_states(stream: Observables, mean: Any, batch: float) -> list[Exchangeable]:

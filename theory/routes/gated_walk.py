@@ -32,8 +32,8 @@ _PER_STEP, _PER_GATE = 2.5, 3.0
 # Steps reach that many deviations; ends that weigh less than that of the heaviest node are left out:
 # gradients may be those of rare channels.
 _REACH, _FAINT = 9.0, 1e-20
-# Nodes of all blocks together: seconds.
-_MOST = 12_000_000
+# Nodes of all blocks together, and of one: some ten seconds.
+_MOST, _WIDEST = 12_000_000, 300_000
 
 
 class GatedWalk(NamedTuple):
@@ -133,7 +133,7 @@ def _gradients(blocks: list[_Block], skip: float) -> tuple[FloatArray, FloatArra
 
 def _grid(low: float, high: float, step: float, gate: float, fine: float) -> FloatArray:
     spacing = min(step / _PER_STEP, 1.0 / (_PER_GATE * max(abs(gate), 1e-300))) / fine
-    if not 0.0 < spacing < math.inf or (high - low + 2.0 * _REACH * step) / spacing > _MOST:
+    if not 0.0 < spacing < math.inf or (high - low + 2.0 * _REACH * step) / spacing > _WIDEST:
         raise HypothesisError(f"steps of {step:.2g} over {high - low:.2g} do not fit on a grid")
     first = math.floor((low - _REACH * step) / spacing)
     last = math.ceil((high + _REACH * step) / spacing)
