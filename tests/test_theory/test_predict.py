@@ -322,7 +322,9 @@ def test_backward_can_be_left_out() -> None:
 
 def test_saving_to_the_name_of_the_arrays_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """p.npz would hold the JSON, and then the arrays in its place."""
-    pred = th.predict(th.FeedForward(th.Layer(), depth=2), th.exchangeable(correlation=0.5))
+    pred = th.predict(
+        th.FeedForward(th.Layer(), depth=2), th.exchangeable(batch=2, correlation=0.5)
+    )
     with pytest.raises(th.SpecificationError, match="arrays go beside it"):
         pred.save(tmp_path / "p.npz")
     assert not list(tmp_path.iterdir())
