@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -36,7 +37,15 @@ from theory.states.grid import Grid
 from theory.states.spatial import Spatial
 from theory.streams import Pull, Push, bind_stream_pull, bind_stream_push, scale, scale_gradient
 
-__all__ = ["LOST_GRADIENT", "Pull", "Push", "bind_pull", "bind_push"]
+__all__ = [
+    "LOST_GRADIENT",
+    "Pull",
+    "Push",
+    "bind_pull",
+    "bind_push",
+    "pulled_through",
+    "pushed_through",
+]
 
 LOST_GRADIENT = (
     "the gradient left the range of floating-point numbers: samples have collapsed too far for this "
@@ -192,6 +201,24 @@ def bind_pull(
         return Gradient(value, exponent, error, absent)
 
     return pull, name
+
+
+def pushed_through(operations: Sequence[Linear | NormAct], state: Any) -> list[Any]:
+    """The state, and what each operation makes of it."""
+    states = [state]
+    for op in operations:
+        states.append(bind_push(op, states[-1])[0](states[-1]))
+    return states
+
+
+def pulled_through(
+    operations: Sequence[Linear | NormAct], states: Sequence[Any], gradient: Gradient
+) -> list[Gradient]:
+    """Gradients at ``states``, those of ``pushed_through``, from that at the last of them."""
+    gradients = [gradient]
+    for op, state in zip(reversed(operations), reversed(states[:-1]), strict=True):
+        gradients.append(bind_pull(op, state)[0](state, gradients[-1]))
+    return gradients[::-1]
 
 
 def _taps(op: Linear | Conv) -> dict[str, Any]:

@@ -7,6 +7,7 @@ h^l and x^l are read; they compute nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -41,6 +42,7 @@ __all__ = [
     "Operation",
     "Scale",
     "branch_operations",
+    "first_map",
     "lower",
     "plain_activation",
 ]
@@ -229,3 +231,8 @@ def branch_operations(network: Network) -> list[Linear | NormAct]:
     fork = next(k for k, op in enumerate(ops) if isinstance(op, Fork))
     merge = next(k for k, op in enumerate(ops) if isinstance(op, Merge))
     return [op for op in ops[fork + 1 : merge] if isinstance(op, Linear | NormAct)]
+
+
+def first_map(operations: Sequence[Linear | NormAct]) -> int:
+    """How many operations end with the first linear map: h^l is what they make."""
+    return next(k for k, op in enumerate(operations) if isinstance(op, Linear)) + 1

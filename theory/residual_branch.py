@@ -9,7 +9,7 @@ import numpy as np
 
 from theory.errors import HypothesisError
 from theory.growth import FAR
-from theory.operators import bind_pull, bind_push
+from theory.operators import pulled_through, pushed_through
 from theory.program import Fork, Linear, Merge, NormAct, branch_operations, lower
 from theory.specs.residual import Residual
 from theory.states.base import Gradient
@@ -40,11 +40,7 @@ class Branch:
         self, q: float, gap: float, ops: list[Linear | NormAct], mean: float = 0.0
     ) -> list[Exchangeable]:
         """The stream and what every operation makes of it."""
-        found = [Exchangeable(self.batch, q, gap, mean)]
-        for op in ops:
-            push, _ = bind_push(op, found[-1])
-            found.append(push(found[-1]))
-        return found
+        return pushed_through(ops, Exchangeable(self.batch, q, gap, mean))
 
     def output(self, q: float, gap: float, mean: float = 0.0) -> Exchangeable:
         """y = F(x), in units of 1."""
@@ -72,12 +68,8 @@ class Branch:
         """(same', pair') as a matrix times (same, pair)."""
         columns = []
         for value in ((1.0, 0.0), (1.0, 1.0)):
-            gradient = Gradient(value, 0, 0.0)
-            for op, state in zip(
-                reversed(self.ops if ops is None else ops), reversed(states[:-1]), strict=True
-            ):
-                pull, _ = bind_pull(op, state)
-                gradient = pull(state, gradient)
+            behind = Gradient(value, 0, 0.0)
+            gradient = pulled_through(self.ops if ops is None else ops, states, behind)[0]
             columns.append(np.array(gradient.value) * 4.0**gradient.exponent)
         if not np.isfinite(columns).all():
             raise HypothesisError(

@@ -132,7 +132,7 @@ PLANS = {
     "positions_batch.quadrature", "positions_batch.untilted", "positions_core",
     "positions_lens.half_angle", "positions_pairs.pair_tilt", "positions_pairs.sum_error",
     "positions_pull.spectral_radius", "random_flight.flight_fits", "random_flight.radial_nodes",
-    "rectangle", "spatial", "sphere_walk.poisson",
+    "rectangle", "spatial", "sphere_walk.mean_inverse", "sphere_walk.poisson",
 }  # fmt: skip
 """Nodes, tilts, conditions and dispatch: parts of the kernels above, or no numbers."""
 

@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import NumericalError
+from theory.operators import pushed_through
 from theory.population.crossings import Crossings, crossings
-from theory.population.exchanged import StreamLaw, exchanged, mean_of, pushed, raw_refusal
+from theory.population.exchanged import StreamLaw, exchanged, mean_of, raw_refusal
 from theory.population.masks import slope_parts
 from theory.population.scale_mixtures import Weights, spread
 from theory.population.spheres import initial
@@ -126,7 +127,7 @@ def _forward(
     start = initial(network, inputs).unscaled()
     # The first block normalizes a Gaussian, of one variance, and what it skips is part of the noise.
     own, skip = a * a * start.second_moment * start.gap, 0.0
-    *_, first = pushed(branch_operations(network), start)
+    *_, first = pushed_through(branch_operations(network), start)
     first, b2 = first.unscaled(), network.factors[1] ** 2
     noise, added = b2 * first.second_moment * first.gap, b2 * mean_of(first) / size
     law = Weights(0, np.ones((1, 1)))

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
-from theory.operators import bind_push
+from theory.operators import pushed_through
 from theory.population.known import Known
 from theory.population.result import PopulationResult, averaged, relative_error
 from theory.population.spheres import initial
-from theory.program import Linear, NormAct, branch_operations
+from theory.program import Linear, NormAct, branch_operations, first_map
 from theory.specs.inputs import ExchangeableInputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
@@ -80,7 +80,7 @@ def controlled_gaps(
     if not 0.0 < low < high < 2.0:
         return None
     operations = branch_operations(network)
-    at = next(k for k, op in enumerate(operations) if isinstance(op, Linear)) + 1
+    at = first_map(operations)
     (to_map, error), (behind, other) = (
         _gap_map(ops, low=low, high=high) for ops in (operations[:at], operations[at:])
     )
@@ -130,7 +130,4 @@ def _gap_map(
 
 
 def _pushed(operations: Sequence[Linear | NormAct], gap: float) -> float:
-    state = Exchangeable(2, 1.0, gap)
-    for op in operations:
-        state = bind_push(op, state)[0](state)
-    return state.gap
+    return float(pushed_through(operations, Exchangeable(2, 1.0, gap))[-1].gap)

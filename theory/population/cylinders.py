@@ -21,17 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import NumericalError
+from theory.operators import pushed_through
 from theory.population.exchanged import (
     StreamLaw,
     exchanged,
-    first_map,
     mean_of,
     pulled,
-    pushed,
     raw_refusal,
 )
 from theory.population.spheres import initial
-from theory.program import branch_operations
+from theory.program import branch_operations, first_map
 from theory.routes.cylinder_step import CylinderStep, cylinder_step
 from theory.specs.inputs import ExchangeableInputs
 from theory.specs.networks import Network
@@ -100,7 +99,7 @@ def _forward(
     own, skip = a * a * state.second_moment * state.gap, 0.0
     blocks, streams = list[_Block](), list[Exchangeable]()
     for _ in range(network.depth):
-        states = pushed(ops, state)
+        states = pushed_through(ops, state)
         end = states[-1].unscaled()
         step = cylinder_step(
             dimensions=n,

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.operators import bind_push
 from theory.program import Linear, NormAct
 from theory.routes.slope_drop import slope_drop
 from theory.specs.normalizers import Normalizer
@@ -21,10 +20,8 @@ __all__ = [
     "Pulled",
     "StreamLaw",
     "exchanged",
-    "first_map",
     "mean_of",
     "pulled",
-    "pushed",
     "raw_refusal",
 ]
 
@@ -72,19 +69,6 @@ def exchanged(batch: int, mean: float, contrast: float, *, error: float = 0.0) -
 def mean_of(state: Exchangeable) -> float:
     """q (1 + n (1 - gap)), of a state in units of 1."""
     return state.second_moment * (1.0 + (state.batch - 1) * (1.0 - state.gap))
-
-
-def first_map(operations: Operations) -> int:
-    """How many operations end with the first linear map."""
-    return next(k for k, op in enumerate(operations) if isinstance(op, Linear)) + 1
-
-
-def pushed(operations: Operations, state: Exchangeable) -> list[Exchangeable]:
-    """The state, and what each operation makes of it."""
-    states = [state]
-    for op in operations:
-        states.append(bind_push(op, states[-1])[0](states[-1]))
-    return states
 
 
 def pulled(

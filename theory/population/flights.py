@@ -23,10 +23,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.operators import bind_pull, bind_push
+from theory.operators import pulled_through, pushed_through
 from theory.population.masks import tangential_trace
 from theory.population.spheres import initial
-from theory.program import Linear, NormAct, branch_operations, plain_activation
+from theory.program import Linear, NormAct, branch_operations, first_map, plain_activation
 from theory.routes.random_flight import flight_fits, random_flight
 from theory.specs.activations import identity
 from theory.specs.inputs import ExchangeableInputs
@@ -94,9 +94,8 @@ def flight_law(network: Residual, inputs: ExchangeableInputs) -> FlightLaw:
     )
     # Behind the first norm all blocks are alike; of two samples of GN the gap does not matter.
     inner = behind(network)
-    states = [Exchangeable(inputs.batch, divisor / pool, pool / n if coupled else 0.5)]
-    for op in inner:
-        states.append(bind_push(op, states[-1])[0](states[-1]))
+    seen = Exchangeable(inputs.batch, divisor / pool, pool / n if coupled else 0.5)
+    states = pushed_through(inner, seen)
     passed = divisor / ((n - 2.0) * _variance(states[-1], coupled))
     between, at_map, error = _returned(network, inner, states, pool=pool, coupled=coupled)
     gradient, branch = np.empty(depth), np.empty(depth)
@@ -132,13 +131,9 @@ def _returned(
 ) -> tuple[float, float, float]:
     """(eps behind the first norm, E[g^2] at h^l, error) of a unit contrast at the second norm."""
     pair = -1.0 / pool if coupled else 0.0
-    gradient = Gradient(((pool - 1.0) / pool, pair), 0, 0.0)
-    at_map = behind = gradient
-    for op, state in zip(reversed(inner), reversed(states[:-1]), strict=True):
-        behind, gradient = gradient, bind_pull(op, state)[0](state, gradient)
-        if isinstance(op, Linear):
-            # The first map's output is where h^l is read: the last one kept.
-            at_map = behind
+    unit_contrast = Gradient(((pool - 1.0) / pool, pair), 0, 0.0)
+    gradients = pulled_through(inner, states, unit_contrast)
+    gradient, behind, at_map = gradients[0], gradients[1], gradients[first_map(inner)]
     unit = 4.0**gradient.exponent
     same, other = (value * unit for value in gradient.value)
     back = same - other if coupled else same

@@ -20,10 +20,10 @@ from scipy import special
 
 from theory.errors import NumericalError
 from theory.forecast import Pace
-from theory.operators import bind_pull, bind_push
+from theory.operators import pulled_through, pushed_through
 from theory.population.sphere_pairs import lattice, lattice_normals
 from theory.population.spheres import initial, measured
-from theory.program import Linear, NormAct, branch_operations
+from theory.program import Linear, NormAct, branch_operations, first_map
 from theory.routes.gated_walk import gated_walk
 from theory.specs.inputs import ExchangeableInputs
 from theory.specs.networks import Network
@@ -81,16 +81,16 @@ def gated_law(
     assert norm.gate is not None
     skip, factor = network.factors
     ops = branch_operations(network)
-    behind = next(k for k, op in enumerate(ops) if isinstance(op, Linear)) + 1
+    behind = first_map(ops)
     at_maps: list[float] = []
 
     def branch(second_moment: float, mean: float) -> tuple[float, float]:
         state = Exchangeable(2, second_moment, 0.5, mean)
-        seen = [state, *_pushed(ops, state)]
-        to_map = _returned(ops[behind:], seen[behind:-1])
+        seen = pushed_through(ops, state)
+        to_map = _returned(ops[behind:], seen[behind:])
         at_maps.append(math.log(factor * factor * to_map))
         step = abs(factor) * math.sqrt(seen[-1].unscaled().second_moment)
-        return step, factor * factor * to_map * _returned(ops[:behind], seen[:behind])
+        return step, factor * factor * to_map * _returned(ops[:behind], seen[: behind + 1])
 
     walk = gated_walk(
         depth or network.depth,
@@ -150,7 +150,7 @@ def gated_states(
     assert norm.gate is not None
     skip, factor = network.factors
     ops = branch_operations(network)
-    at = next(k for k, op in enumerate(ops) if isinstance(op, Linear))
+    at = first_map(ops)
     rng, points = np.random.default_rng(seed), lattice(chains)[:2]
     second, mean, gaps = start.second_moment, start.mean, np.full(populations, start.gap)
     pair: tuple[FloatArray, FloatArray] | None = None
@@ -162,7 +162,7 @@ def gated_states(
     )
     for k in range(network.depth):
         pace.step()
-        inner = [_pushed(ops, Exchangeable(2, second, gap, mean)) for gap in gaps.tolist()]
+        inner = [pushed_through(ops, Exchangeable(2, second, gap, mean)) for gap in gaps.tolist()]
         mapped = inner[0][at]._replace(batch=inputs.batch, second_moment_error=ERROR)
         maps.append(measured(mapped, np.array([states[at].gap for states in inner])))
         added = factor * factor * inner[0][-1].unscaled().second_moment
@@ -206,17 +206,7 @@ def _sorted(x: FloatArray, other: FloatArray) -> tuple[FloatArray, FloatArray]:
     return np.take_along_axis(x, order, 1), np.take_along_axis(other, order, 1)
 
 
-def _pushed(ops: Sequence[Linear | NormAct], state: Exchangeable) -> list[Exchangeable]:
-    states = []
-    for op in ops:
-        state = bind_push(op, state)[0](state)
-        states.append(state)
-    return states
-
-
 def _returned(ops: Sequence[Linear | NormAct], states: Sequence[Exchangeable]) -> float:
-    """E[g^2] in front of ``ops`` for 1 behind them."""
-    gradient = Gradient((1.0, 0.0), 0, 0.0)
-    for op, state in zip(reversed(ops), reversed(states), strict=True):
-        gradient = bind_pull(op, state)[0](state, gradient)
+    """E[g^2] in front of ``ops``, which made ``states``, for 1 behind them."""
+    gradient = pulled_through(ops, states, Gradient((1.0, 0.0), 0, 0.0))[0]
     return math.ldexp(gradient.value[0], 2 * gradient.exponent)

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.errors import HypothesisError, SpecificationError
-from theory.operators import bind_push
+from theory.operators import pushed_through
 from theory.population.branch_ends import end_law, end_refusal
 from theory.population.flights import behind, flight_law, flight_refusal
 from theory.population.pair_laws import PAIR_DENSITY, pair_law, pair_law_refusal
@@ -45,7 +45,7 @@ from theory.population.walks import (
     walk,
     walk_refusal,
 )
-from theory.program import Linear
+from theory.program import first_map
 from theory.specs.inputs import ExchangeableInputs, SpatialInputs
 from theory.specs.networks import Network
 from theory.specs.residual import Residual
@@ -308,10 +308,8 @@ def _maps(network: Residual, inputs: ExchangeableInputs | SpatialInputs, found: 
     gap = inputs.batch / (inputs.batch - 1.0)
     divisor = norm.divisor(batch=inputs.batch, positions=1)
     state = Exchangeable(inputs.batch, divisor / inputs.batch, gap)
-    for op in behind(network):
-        state = bind_push(op, state)[0](state)
-        if isinstance(op, Linear):
-            break
+    ops = behind(network)
+    state = pushed_through(ops[: first_map(ops)], state)[-1]
     ones = np.ones(network.depth)
     return found._replace(
         log_map_second_moment=math.log(state.unscaled().second_moment) * ones,

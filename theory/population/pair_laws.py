@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.operators import bind_pull, bind_push
+from theory.operators import pulled_through, pushed_through
 from theory.population.spheres import initial
-from theory.program import Linear, branch_operations
+from theory.program import branch_operations, first_map
 from theory.routes.pair_density import PairDensityLaw, pair_density_law
 from theory.specs.activations import relu
 from theory.specs.inputs import ExchangeableInputs
@@ -123,16 +123,13 @@ class _Branch:
     def __init__(self, network: Residual, inputs: ExchangeableInputs) -> None:
         norm = network.layer.norm
         self.ops = branch_operations(network)
-        self.read = 1 + next(k for k, op in enumerate(self.ops) if isinstance(op, Linear))
+        self.read = first_map(self.ops)
         self.size = 2 if norm is None else int(inputs.batch)
         self.squared = network.factors[1] ** 2
 
     def states(self, gap: float, mean: float) -> list[Exchangeable]:
         """The stream and what each operation makes of it."""
-        states = [Exchangeable(self.size, 1.0, gap, mean)]
-        for op in self.ops:
-            states.append(bind_push(op, states[-1])[0](states[-1]))
-        return states
+        return pushed_through(self.ops, Exchangeable(self.size, 1.0, gap, mean))
 
     def step(self, gap: float, mean: float) -> tuple[float, float]:
         """Variance and covariance of what is added."""
@@ -145,12 +142,8 @@ class _Branch:
     ) -> tuple[float, float, float]:
         """E[g_i^2] and E[g_i g_j] at the stream, E[g_i^2] at h."""
         gradient = Gradient((self.squared * same, self.squared * pair), 0, 0.0)
-        at_map = gradient
-        states = self.states(gap, mean)[:-1]
-        for k, (op, state) in reversed(list(enumerate(zip(self.ops, states, strict=True)))):
-            if k + 1 == self.read:
-                at_map = gradient
-            gradient = bind_pull(op, state)[0](state, gradient)
+        gradients = pulled_through(self.ops, self.states(gap, mean), gradient)
+        gradient, at_map = gradients[0], gradients[self.read]
         unit = 4.0**gradient.exponent
         return (
             gradient.value[0] * unit,

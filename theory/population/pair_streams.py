@@ -39,7 +39,7 @@ from theory.population.pair_moments import brought_to, expected_moments
 from theory.population.propagate import Record
 from theory.population.result import PopulationResult, gathered
 from theory.population.spheres import initial
-from theory.program import Linear, NormAct, branch_operations
+from theory.program import Linear, NormAct, branch_operations, first_map
 from theory.routes.functions import base_function
 from theory.specs.activations import Activation, relu
 from theory.specs.inputs import ExchangeableInputs
@@ -281,7 +281,7 @@ class _Branch:
     def __init__(self, network: Residual, inputs: ExchangeableInputs) -> None:
         norm = network.layer.norm
         self.ops = branch_operations(network)
-        self.read = 1 + next(k for k, op in enumerate(self.ops) if isinstance(op, Linear))
+        self.read = first_map(self.ops)
         coupled = norm is not None and norm.couples_samples
         self.size = int(inputs.batch) if coupled else 2
         self.radius2 = 0.0

@@ -23,17 +23,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.operators import pushed_through
 from theory.population.exchanged import (
     StreamLaw,
     exchanged,
-    first_map,
     mean_of,
     pulled,
-    pushed,
     raw_refusal,
 )
 from theory.population.flights import behind
 from theory.population.spheres import initial
+from theory.program import first_map
 from theory.routes.fourth_flight import FourthPowers, fourth_powers
 from theory.routes.random_flight import RandomFlight, flight_fits, random_flight
 from theory.specs.inputs import ExchangeableInputs
@@ -98,7 +98,7 @@ def raised_flight_law(
     blocks, streams = list[_Block](), list[Exchangeable]()
     for k in range(depth):
         seen = size * radius2 * height * float(flight.inverse[k])
-        states = pushed(inner, exchanged(size, seen, radius2 / n, error=error))
+        states = pushed_through(inner, exchanged(size, seen, radius2 / n, error=error))
         end = states[-1].unscaled()
         contrast, level = end.second_moment * end.gap, mean_of(end) / size
         inverse = radius2 / (contrast * (n - 2.0))

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.operators import bind_pull, bind_push
+from theory.operators import bind_push, pulled_through, pushed_through
 from theory.population.masks import tangential_trace
 from theory.population.result import averaged
 from theory.population.sphere_pairs import lattice, lattice_normals, pair_step, relu_gap
-from theory.program import Linear, NormAct, branch_operations
+from theory.program import NormAct, branch_operations, first_map
 from theory.routes.sphere_walk import SphereStep, sphere_step
 from theory.specs.activations import identity
 from theory.specs.inputs import ExchangeableInputs, SpatialInputs
@@ -94,20 +94,13 @@ class Sphere:
 
     def pushed(self, start: Exchangeable) -> list[Exchangeable]:
         """The stream and what each operation of the branch makes of it."""
-        states = [start]
-        for op in self.ops:
-            states.append(bind_push(op, states[-1])[0](states[-1]))
-        return states
+        return pushed_through(self.ops, start)
 
     def mapped(self, gap: float) -> list[Exchangeable]:
         """h and what the branch makes of it, at the gap of what its first map sees."""
-        first = next(k for k, op in enumerate(self.ops) if isinstance(op, Linear))
-        state = self.pushed(self.settled)[first]._replace(gap=gap)
-        states = []
-        for op in self.ops[first:]:
-            state = bind_push(op, state)[0](state)
-            states.append(state)
-        return states
+        before = first_map(self.ops) - 1
+        state = self.pushed(self.settled)[before]._replace(gap=gap)
+        return pushed_through(self.ops[before:], state)[1:]
 
     def variance(self, state: Exchangeable) -> float:
         """Per dimension of the pool: of one sample's channels, or of contrasts of samples."""
@@ -130,24 +123,20 @@ class Sphere:
         if self.coupled:
             pair = -contrast / size
         gradient = Gradient((b * b * same, b * b * pair), 0, 0.0)
-        at_map = 0.0
-        for op, state in zip(reversed(self.ops), reversed(states[:-1]), strict=True):
-            gradient_behind = gradient
-            gradient = bind_pull(op, state)[0](state, gradient)
-            if isinstance(op, Linear):
-                # The first map's output is where h^l is read: the last one kept.
-                at_map = gradient_behind.value[0] * 4.0**gradient_behind.exponent
+        gradients = pulled_through(self.ops, states, gradient)
+        gradient, first, mapped = gradients[0], gradients[1], gradients[first_map(self.ops)]
+        at_map = mapped.value[0] * 4.0**mapped.exponent
         unit = 4.0**gradient.exponent
         total, between = gradient.value[0] * unit, gradient.value[1] * unit
         if not self.coupled:
             return total, total, at_map
         tangential = total - between
         if self.one_map and on_sphere:
-            unit = 4.0**gradient_behind.exponent
+            unit = 4.0**first.exponent
             tangential = tangential_trace(
                 self.activation,
-                same=gradient_behind.value[0] * unit,
-                pair=gradient_behind.value[1] * unit,
+                same=first.value[0] * unit,
+                pair=first.value[1] * unit,
                 size=size,
                 coupled=True,
             )
@@ -183,7 +172,7 @@ def sphere_states(
         Of the cosines of two samples (GN): see ``sphere_pairs``.
     """
     sphere, start = Sphere(network, inputs.batch), initial(network, inputs)
-    at = sphere.ops.index(next(op for op in sphere.ops if isinstance(op, Linear))) + 1
+    at = first_map(sphere.ops)
     if sphere.coupled:
         later = sphere.pushed(sphere.settled)
         maps = [sphere.pushed(start)[at]] + [later[at]] * (network.depth - 1)

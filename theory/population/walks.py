@@ -17,7 +17,7 @@ import numpy as np
 
 from theory.errors import HypothesisError
 from theory.laws import only_rescales
-from theory.operators import bind_pull, bind_push
+from theory.operators import bind_push, pulled_through, pushed_through
 from theory.program import NormAct, branch_operations
 from theory.routes.reflected_walk import reflected_walk
 from theory.routes.scaled_walk_law import ScaledWalkLaw, scaled_walk_law
@@ -198,9 +198,9 @@ def nf_scales(network: Residual, inputs: ExchangeableInputs) -> tuple[float, ...
         refusal = "weights with centered rows make steps follow the stream's mean"
     if refusal is not None:
         raise HypothesisError(f"no scale is predicted: {refusal}; choose another order")
-    start, state = _start(network, inputs), Exchangeable(2, 1.0, 0.0)
-    for op in branch_operations(dataclasses.replace(network, scales=())):
-        state = bind_push(op, state)[0](state)
+    start = _start(network, inputs)
+    ops = branch_operations(dataclasses.replace(network, scales=()))
+    state = pushed_through(ops, Exchangeable(2, 1.0, 0.0))[-1]
     skip, branch = network.factors
     law = walk_law(
         network.depth,
@@ -225,12 +225,7 @@ def branch_gradient(network: Residual, *, batch: float = 2) -> float:
 
     Behind a pool over ``batch`` samples: times E[x^2] - E[xx'].
     """
-    state = Exchangeable(batch, 1.0, 1.0)
-    passed = []
-    for op in branch_operations(network):
-        passed.append((op, state))
-        state = bind_push(op, state)[0](state)
-    gradient = Gradient((1.0, 0.0), 0, 0.0)
-    for op, state in reversed(passed):
-        gradient = bind_pull(op, state)[0](state, gradient)
+    ops = branch_operations(network)
+    states = pushed_through(ops, Exchangeable(batch, 1.0, 1.0))
+    gradient = pulled_through(ops, states, Gradient((1.0, 0.0), 0, 0.0))[0]
     return math.ldexp(gradient.value[0], 2 * gradient.exponent)

@@ -14,18 +14,12 @@ Derived here; on the sphere alone (``sphere_walk``) the first two of 1/W suffice
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
 from theory.errors import HypothesisError
-from theory.routes.sphere_walk import poisson
+from theory.routes.sphere_walk import mean_inverse
 
 __all__ = ["CylinderStep", "cylinder_step"]
-
-# Where Laguerre's rule takes over: n beside it must be small.
-_LARGE, _NODES = 1e6, 48
 
 
 class CylinderStep(NamedTuple):
@@ -66,35 +60,10 @@ def cylinder_step(*, dimensions: int, radius2: float, skip: float, noise: float)
         )
     nu = skip * skip * radius2 / noise
     scale = radius2 / noise
-    inverse, turned = _mean_inverse(nu, n - 2, 1), _mean_inverse(nu, n, 2)
+    inverse, turned = mean_inverse(nu, n - 2, 1), mean_inverse(nu, n, 2)
     inverse2 = turned2 = math.inf
     if n > 4:
-        inverse2, turned2 = _mean_inverse(nu, n - 2, 2), _mean_inverse(nu, n, 3)
+        inverse2, turned2 = mean_inverse(nu, n - 2, 2), mean_inverse(nu, n, 3)
     return CylinderStep(
         scale * inverse, scale * scale * inverse2, scale * turned, scale * scale * turned2
     )
-
-
-def _mean_inverse(nu: float, m: int, factors: int) -> float:
-    r"""E_J[1/((m+2J) (m-2+2J) ...)], so many factors, J ~ Poisson(nu/2).
-
-    1/((m+2J) (m-2+2J) ...) = int_0^1 t^(m-2k-1+2J) ((1-t^2)/2)^k/k! dt with k + 1 factors: at large nu
-    an integral over w = (1-t^2) nu/2.
-    """
-    k = factors - 1
-    if nu < _LARGE:
-        j, weight = poisson(0.5 * nu) if nu > 0.0 else (np.zeros(1), np.ones(1))
-        product = np.ones_like(j)
-        for down in range(factors):
-            product *= m - 2 * down + 2.0 * j
-        return float(weight @ (1.0 / product))
-    w, weight = _laguerre()
-    # Beyond nu/2 the weight is nothing.
-    rest = np.maximum(1.0 - 2.0 * w / nu, 0.0)
-    bent = rest ** (0.5 * m - k - 1.0) * (w / nu) ** k / math.factorial(k)
-    return float(weight @ bent) / nu
-
-
-@lru_cache(maxsize=1)
-def _laguerre() -> tuple[np.ndarray, np.ndarray]:
-    return np.polynomial.laguerre.laggauss(_NODES)

@@ -22,13 +22,15 @@ Two samples of GN have one number more, the cosine of x and x'; that is left to 
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from theory.errors import HypothesisError
 
-__all__ = ["SphereStep", "poisson", "sphere_step"]
+__all__ = ["SphereStep", "mean_inverse", "poisson", "sphere_step"]
 
 # Where Laguerre's rule takes over: m beside it must be small.
 _LARGE, _NODES = 1e6, 48
@@ -66,20 +68,34 @@ def sphere_step(*, dimensions: int, radius2: float, skip: float, noise: float) -
             f"a pool of rank {n} has an infinite E[1/R^2]; enlarge the pool to rank 3 or more"
         )
     noncentrality = skip * skip * radius2 / noise
-    inverse, beyond = (_mean_inverse(m, noncentrality) for m in (n - 2, n))
+    inverse, beyond = (mean_inverse(noncentrality, m, 1) for m in (n - 2, n))
     scale = radius2 / noise
     return SphereStep(scale * inverse, skip * skip * scale * 0.5 * (inverse + beyond))
 
 
-def _mean_inverse(m: int, noncentrality: float) -> float:
-    """I_m, J ~ Poisson(nu/2): a sum, or int_0^(nu/2) e^-w (1 - 2w/nu)^((m-2)/2) dw/nu at large nu."""
-    if noncentrality < _LARGE:
-        j, weight = poisson(0.5 * noncentrality)
-        return float(weight @ (1.0 / (m + 2.0 * j)))
-    w, weight = np.polynomial.laguerre.laggauss(_NODES)
+def mean_inverse(nu: float, m: int, factors: int) -> float:
+    r"""E_J[1/((m+2J) (m-2+2J) ...)], so many factors, J ~ Poisson(nu/2).
+
+    1/((m+2J) (m-2+2J) ...) = int_0^1 t^(m-2k-1+2J) ((1-t^2)/2)^k/k! dt with k + 1 factors: at large nu
+    an integral over w = (1-t^2) nu/2.
+    """
+    k = factors - 1
+    if nu < _LARGE:
+        j, weight = poisson(0.5 * nu) if nu > 0.0 else (np.zeros(1), np.ones(1))
+        product = np.ones_like(j)
+        for down in range(factors):
+            product *= m - 2 * down + 2.0 * j
+        return float(weight @ (1.0 / product))
+    w, weight = _laguerre()
     # Beyond nu/2 the weight is nothing.
-    rest = np.maximum(1.0 - 2.0 * w / noncentrality, 0.0)
-    return float(weight @ rest ** (0.5 * (m - 2))) / noncentrality
+    rest = np.maximum(1.0 - 2.0 * w / nu, 0.0)
+    bent = rest ** (0.5 * m - k - 1.0) * (w / nu) ** k / math.factorial(k)
+    return float(weight @ bent) / nu
+
+
+@lru_cache(maxsize=1)
+def _laguerre() -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.laguerre.laggauss(_NODES)
 
 
 def poisson(mean: float) -> tuple[np.ndarray, np.ndarray]:
