@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from theory.population.known import Known, known, second_moments
 from theory.population.normact import has_finite_pool
 from theory.population.pair_paths import pair_gradients, pairs_refusal
-from theory.population.readings import gradient_norms, heavy_tailed
+from theory.population.readings import gradient_norms
 from theory.population.result import Averages, PopulationResult, population
 from theory.population.spheres import SPHERE_WALK, sphere_law, sphere_refusal
 from theory.regimes import Regime
@@ -101,9 +101,7 @@ def over_positions(
     if paired:
         signal = _paths_of_one_sample(network, inputs, found, seed=seed)
     elif backward:
-        signal = gradient_norms(found, exact, depth=len(states))
-    if sampled and not paired and kind.status == "heavy_tail":
-        signal = heavy_tailed(signal)
+        signal = gradient_norms(found, exact, kind, depth=len(states))
     read = Spatial.observe(states), Spatial.observe(seen.spatial(inputs))
     return OverPositions(found, states, read, signal, routes)
 

@@ -127,6 +127,7 @@ def predict_population(
         # Every figure is known.
         return _settled(network, inputs, kind, exact, backward=backward)
     chains = pair_streams_refusal(network, inputs) is None
+    route = PAIRS if chains else "population"
     try:
         if isinstance(network, Residual) and chains:
             found = pair_population(
@@ -154,32 +155,28 @@ def predict_population(
     observed = found.preactivation.observables(inputs.batch)
     gaps = controlled_gaps(network, inputs, exact, found)
     if gaps is not None:
-        stream = _with_gaps(stream, gaps.stream, gaps.stream_error, inputs.batch)
-        observed = _with_gaps(observed, gaps.preactivation, gaps.preactivation_error, inputs.batch)
-    stream = _with_moments(stream, exact, inputs.batch)
-    observed = _with_maps(observed, exact, inputs.batch)
+        stream = readings.with_gaps(stream, gaps.stream, gaps.stream_error, inputs.batch)
+        observed = readings.with_gaps(
+            observed, gaps.preactivation, gaps.preactivation_error, inputs.batch
+        )
+    stream = readings.with_moments(stream, exact, inputs.batch)
+    observed = readings.with_maps(observed, exact, inputs.batch)
     signal: Any = (None,) * 4
     if paired:
         signal = _paired(network, inputs, found)
     elif backward:
-        signal = readings.gradient_norms(found, exact, depth=len(stream.gap))
-    if sampled and not paired and kind.status == "heavy_tail":
-        signal = readings.heavy_tailed(signal)
+        signal = readings.gradient_norms(found, exact, kind, depth=len(stream.gap))
     return _assembled(
         network,
         inputs,
         kind,
         (stream, observed),
         signal,
-        forward_route=PAIRS if chains else "population",
-        backward_route=(PAIRS if chains else "population") if backward else None,
+        forward_route=route,
+        backward_route=route if backward else None,
         states=readings.exchangeable_states(stream, found.stream.mean, inputs.batch),
         routes=exact.routes(),
-        settings={
-            "seed": str(SEED),
-            "populations": str(refine * POPULATIONS),
-            "chains" if chains else "channels": str(found.channels),
-        },
+        settings=_settings(refine, **{"chains" if chains else "channels": found.channels}),
     )
 
 
@@ -216,11 +213,7 @@ def _over_positions(
         backward_route="population" if backward else None,
         states=found.states,
         routes=found.routes,
-        settings={
-            "seed": str(SEED),
-            "populations": str(refine * POPULATIONS),
-            "channels": str(found.population.channels),
-        },
+        settings=_settings(refine, channels=found.population.channels),
     )
 
 
@@ -238,10 +231,9 @@ def _sphere(
     depth = network.depth
     signal = readings.endless_norms(kind, depth=depth) if backward else (None,) * 4
     if backward and signal is None:
-        law, error = sphere_law(network, inputs), np.full(depth, 1e-11)
-        signal = (0.5 * law.log_gradient, error, 0.5 * law.log_branch_gradient, error)
+        law = sphere_law(network, inputs)
+        signal = readings.norms(law.log_gradient, law.log_branch_gradient, np.full(depth, 2e-11))
     sampled = any(state.gap_error for state in streams)
-    settings = {"populations": str(populations), "chains": str(chains), "seed": str(SEED)}
     return _assembled(
         network,
         inputs,
@@ -252,7 +244,7 @@ def _sphere(
         backward_route=SPHERE_WALK if backward else None,
         states=streams,
         routes=dict.fromkeys(_OF_PAIRS, SAMPLED) if sampled else {},
-        settings=settings if sampled else {},
+        settings=_settings(refine, chains=chains) if sampled else {},
     )
 
 
@@ -266,10 +258,10 @@ def _gated(
     streams, maps = gated_states(
         network, inputs, law, populations=populations, chains=chains, seed=SEED
     )
-    error = np.full(network.depth, ERROR)
     signal: Any = (None,) * 4
     if backward:
-        signal = (0.5 * law.log_gradient, error, 0.5 * law.log_branch_gradient, error)
+        error = np.full(network.depth, 2.0 * ERROR)
+        signal = readings.norms(law.log_gradient, law.log_branch_gradient, error)
     return _assembled(
         network,
         inputs,
@@ -280,7 +272,7 @@ def _gated(
         backward_route=WALK_DENSITY if backward else None,
         states=streams,
         routes=dict.fromkeys(_OF_PAIRS, "sampled walk"),
-        settings={"populations": str(populations), "chains": str(chains), "seed": str(SEED)},
+        settings=_settings(refine, chains=chains),
     )
 
 
@@ -296,8 +288,7 @@ def _raised(
     _, law_of, route = chosen
     law = law_of(network, inputs, backward=follow)
     if follow:
-        error = 0.5 * law.gradient_error
-        signal = (0.5 * law.log_gradient, error, 0.5 * law.log_branch_gradient, error)
+        signal = readings.norms(law.log_gradient, law.log_branch_gradient, law.gradient_error)
     return _assembled(
         network,
         inputs,
@@ -309,6 +300,12 @@ def _raised(
         states=law.streams,
         routes={},
     )
+
+
+def _settings(refine: int, **drawn: int) -> dict[str, str]:
+    """What sampled figures depend on: the seed, populations, and ``drawn`` of each."""
+    sizes = {"populations": refine * POPULATIONS, **drawn, "seed": SEED}
+    return {name: str(size) for name, size in sizes.items()}
 
 
 def _read(streams: list[Exchangeable], maps: list[Exchangeable]) -> tuple[Observables, ...]:
@@ -327,13 +324,15 @@ def _settled(
     assert isinstance(network, Residual)
     assert exact.log_second_moment is not None
     blank = Observables(*np.zeros((len(Observables._fields), network.depth)))
-    stream = _with_moments(blank, exact, inputs.batch)
-    observed = _with_maps(blank, exact, inputs.batch)
+    stream = readings.with_moments(blank, exact, inputs.batch)
+    observed = readings.with_maps(blank, exact, inputs.batch)
     start, skip = initial(network, inputs), network.factors[0]
     blocks = np.arange(1.0, network.depth + 1.0)
     carried = np.exp(blocks * math.log(abs(skip)) - 0.5 * exact.log_second_moment)
     mean = start.mean * np.sign(skip) ** blocks * carried if exact.mean is None else exact.mean
-    signal = readings.gradient_norms(None, exact, depth=network.depth) if backward else (None,) * 4
+    signal: Any = (None,) * 4
+    if backward:
+        signal = readings.gradient_norms(None, exact, kind, depth=network.depth)
     return _assembled(
         network,
         inputs,
@@ -369,40 +368,6 @@ def _assembled(
         log_branch_gradient_norm=signal[2],
         branch_gradient_error=signal[3],
         **rest,
-    )
-
-
-def _with_moments(stream: Observables, exact: Known, batch: float) -> Observables:
-    """The observables with what is known exactly in place of averages."""
-    if exact.log_second_moment is not None:
-        error = np.full(len(stream.gap), exact.error)
-        stream = stream._replace(
-            log_second_moment=exact.log_second_moment, second_moment_error=error
-        )
-    if exact.gap is not None:
-        stream = stream._replace(gap=exact.gap, gap_error=np.full(len(stream.gap), exact.error))
-    return _with_gaps(stream, stream.gap, stream.gap_error, batch)
-
-
-def _with_maps(observed: Observables, exact: Known, batch: float) -> Observables:
-    """The observables of h^l with what is known exactly in place of averages."""
-    if exact.log_map_second_moment is None or exact.map_gap is None:
-        return observed
-    error = np.full(len(observed.gap), exact.error)
-    observed = observed._replace(
-        log_second_moment=exact.log_map_second_moment, second_moment_error=error
-    )
-    return _with_gaps(observed, exact.map_gap, error, batch)
-
-
-def _with_gaps(
-    found: Observables, gap: FloatArray, gap_error: FloatArray, batch: float
-) -> Observables:
-    """The observables with these gaps, and what follows from them."""
-    with np.errstate(divide="ignore"):
-        log_variance = found.log_second_moment + np.log(gap * (1.0 - 1.0 / batch))
-    return found._replace(
-        log_variance=log_variance, similarity=1.0 - gap, gap=gap, gap_error=gap_error
     )
 
 

@@ -1,4 +1,4 @@
-"""States, and gradients relative to the last stream as logarithms of norms with errors, for predictions."""
+"""What predictions read: observables with what is known, states, gradients as norms with errors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from theory.population.known import Known
 from theory.population.result import PopulationResult
@@ -13,15 +14,35 @@ from theory.regimes import Regime
 from theory.states.base import Observables
 from theory.states.exchangeable import Exchangeable
 
-__all__ = ["endless_norms", "exchangeable_states", "gradient_norms", "heavy_tailed"]
+__all__ = [
+    "endless_norms",
+    "exchangeable_states",
+    "gradient_norms",
+    "norms",
+    "with_gaps",
+    "with_maps",
+    "with_moments",
+]
+
+FloatArray = NDArray[np.float64]
 
 
-def gradient_norms(found: PopulationResult | None, exact: Known, *, depth: int) -> Any:
-    """(log norm, error) at the stream and at h^l, relative to the last stream."""
+def norms(gradient: FloatArray, branch: FloatArray, error: FloatArray) -> Any:
+    """(log norm, error) at the stream and at h^l, of log E[g^2] and its relative ``error``."""
+    return 0.5 * gradient, 0.5 * error, 0.5 * branch, 0.5 * error
+
+
+def gradient_norms(
+    found: PopulationResult | None, exact: Known, kind: Regime, *, depth: int
+) -> Any:
+    """(log norm, error) at the stream and at h^l, relative to the last stream.
+
+    Drawn squares without a variance have no standard error: theirs is infinite.  (Paths of pairs do not
+    draw them: what has a heavy tail, 1/R^2, is integrated there.)
+    """
     if exact.log_gradient is not None:
         assert exact.log_branch_gradient is not None
-        error = np.full(depth, 0.5 * exact.error)
-        return 0.5 * exact.log_gradient, error, 0.5 * exact.log_branch_gradient, error
+        return norms(exact.log_gradient, exact.log_branch_gradient, np.full(depth, exact.error))
     if found is None or found.gradient is None:
         endless = np.full(depth, math.inf)
         endless[-1] = 0.0
@@ -29,11 +50,16 @@ def gradient_norms(found: PopulationResult | None, exact: Known, *, depth: int) 
     branch = found.branch_gradient
     assert branch is not None
     reference = found.gradient.log_second_moment[-1]
+    error, branch_error = found.gradient.second_moment_error, branch.second_moment_error
+    if kind.status == "heavy_tail":
+        branch_error = np.full(depth, math.inf)
+        # The last stream is the reference.
+        error = np.append(branch_error[1:], 0.0)
     return (
         0.5 * (found.gradient.log_second_moment - reference),
-        0.5 * found.gradient.second_moment_error,
+        0.5 * error,
         0.5 * (branch.log_second_moment - reference),
-        0.5 * branch.second_moment_error,
+        0.5 * branch_error,
     )
 
 
@@ -45,15 +71,38 @@ def endless_norms(kind: Regime, *, depth: int) -> Any:
     return np.append(ends[1:], 0.0), np.zeros(depth), ends, np.zeros(depth)
 
 
-def heavy_tailed(signal: Any) -> Any:
-    """The norms with infinite errors: drawn squares without a variance have no standard error.
+def with_moments(stream: Observables, exact: Known, batch: float) -> Observables:
+    """The observables with what is known exactly in place of averages."""
+    if exact.log_second_moment is not None:
+        error = np.full(len(stream.gap), exact.error)
+        stream = stream._replace(
+            log_second_moment=exact.log_second_moment, second_moment_error=error
+        )
+    if exact.gap is not None:
+        stream = stream._replace(gap=exact.gap, gap_error=np.full(len(stream.gap), exact.error))
+    return with_gaps(stream, stream.gap, stream.gap_error, batch)
 
-    Paths of pairs do not draw them: what has a heavy tail, 1/R^2, is integrated there.
-    """
-    gradient, _, branch, _ = signal
-    error = np.full(len(gradient), math.inf)
-    # The last stream is the reference.
-    return gradient, np.append(error[1:], 0.0), branch, error
+
+def with_maps(observed: Observables, exact: Known, batch: float) -> Observables:
+    """The observables of h^l with what is known exactly in place of averages."""
+    if exact.log_map_second_moment is None or exact.map_gap is None:
+        return observed
+    error = np.full(len(observed.gap), exact.error)
+    observed = observed._replace(
+        log_second_moment=exact.log_map_second_moment, second_moment_error=error
+    )
+    return with_gaps(observed, exact.map_gap, error, batch)
+
+
+def with_gaps(
+    found: Observables, gap: FloatArray, gap_error: FloatArray, batch: float
+) -> Observables:
+    """The observables with these gaps, and what follows from them."""
+    with np.errstate(divide="ignore"):
+        log_variance = found.log_second_moment + np.log(gap * (1.0 - 1.0 / batch))
+    return found._replace(
+        log_variance=log_variance, similarity=1.0 - gap, gap=gap, gap_error=gap_error
+    )
 
 
 def exchangeable_states(stream: Observables, mean: Any, batch: float) -> list[Exchangeable]:
